@@ -46,8 +46,11 @@ class ActivityBatch:
     """(N,) event time, UTC epoch milliseconds."""
     continues: npt.NDArray[np.bool_]
     """(N,) whether the event continues a session."""
-    previous: npt.NDArray[np.int32]
-    """(N, 3) the session's last items before this event, most recent first, as indices into `item_ids`; -1 for none."""
+    previous: npt.NDArray[np.uint64]
+    """(N, 3) `item_key` of the session's last items before this event, most recent first; 0 for none.
+
+    Keys, not indices: a user's record holds only keys, and these items were named by an earlier message of this source.
+    """
     segments: npt.NDArray[np.uint32]
     """(N, S) `segment_key` of the event's own context fields, 0 for missing."""
     previous_segments: npt.NDArray[np.uint32]
@@ -71,7 +74,7 @@ def checked(batch: ActivityBatch) -> ActivityBatch:
         "weight": (batch.weight, np.float32, (n_entries,)),
         "ts_ms": (batch.ts_ms, np.int64, (n_entries,)),
         "continues": (batch.continues, np.bool_, (n_entries,)),
-        "previous": (batch.previous, np.int32, (n_entries, N_PREVIOUS)),
+        "previous": (batch.previous, np.uint64, (n_entries, N_PREVIOUS)),
         "segments": (batch.segments, np.uint32, (n_entries, n_segments)),
         "previous_segments": (batch.previous_segments, np.uint32, (n_entries, n_segments)),
     }
@@ -88,10 +91,8 @@ def checked(batch: ActivityBatch) -> ActivityBatch:
         return batch
     if batch.offset[0] < batch.first or batch.offset[-1] > batch.last or np.any(batch.offset[1:] <= batch.offset[:-1]):
         raise ValueError(f"offsets of entries do not rise within {batch.first}..{batch.last}")
-    if batch.item.min() < 0 or max(batch.item.max(), batch.previous.max()) >= len(batch.item_ids):
+    if batch.item.min() < 0 or batch.item.max() >= len(batch.item_ids):
         raise ValueError(f"an index leads outside the {len(batch.item_ids)} item ids")
-    if batch.previous.min() < -1:
-        raise ValueError("an index of a previous item is below -1")
     if batch.kind.max() >= MAX_KINDS:
         raise ValueError(f"the event type {batch.kind.max()} is not one of the {MAX_KINDS} that are counted")
     if not np.isfinite(batch.weight).all():
@@ -115,12 +116,10 @@ def concatenated(batches: Sequence[ActivityBatch]) -> ActivityBatch:
     if len(batches) == 1:
         return head
     number_of: dict[str, int] = {}
-    item, previous = [], []
+    item = []
     for batch in batches:
-        local = [number_of.setdefault(item_id, len(number_of)) for item_id in batch.item_ids]
-        lookup = np.array([*local, -1], np.int32)  # index -1, no item, finds the last element
+        lookup = np.array([number_of.setdefault(item_id, len(number_of)) for item_id in batch.item_ids], np.int32)
         item.append(lookup[batch.item])
-        previous.append(lookup[batch.previous])
     return ActivityBatch(
         source=head.source,
         first=head.first,
@@ -133,7 +132,7 @@ def concatenated(batches: Sequence[ActivityBatch]) -> ActivityBatch:
         weight=np.concatenate([batch.weight for batch in batches]),
         ts_ms=np.concatenate([batch.ts_ms for batch in batches]),
         continues=np.concatenate([batch.continues for batch in batches]),
-        previous=np.concatenate(previous),
+        previous=np.concatenate([batch.previous for batch in batches]),
         segments=np.concatenate([batch.segments for batch in batches]),
         previous_segments=np.concatenate([batch.previous_segments for batch in batches]),
     )
