@@ -27,6 +27,7 @@ __all__ = [
     "item_keys",
     "segment_key",
     "segment_keys",
+    "segment_text",
 ]
 
 MAX_KINDS: Final = 8
@@ -39,6 +40,7 @@ FORGET: Final = 255
 """Code of the control type `forget`: erase this user."""
 
 _CONTROLS: Final = {"request": REQUEST, "forget": FORGET}
+_EXACT: Final = 2.0**53  # beyond it a float no longer tells neighbouring whole numbers apart
 _CACHED_KEYS: Final = 1 << 17  # about 25 MB when full: popular ids stay, one-off ids fall out
 
 Rows = slice | npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
@@ -125,6 +127,25 @@ def item_key(item_id: str) -> int:
 def segment_key(value: str) -> int:
     """32 bits that stand for the value of a context field (a device, a referrer, a country); never 0."""
     return int.from_bytes(blake2b(value.encode(), digest_size=4).digest(), "little") or 1
+
+
+def segment_text(value: str | float | None) -> str:
+    """A context field's value as the text that `segment_key` takes; empty for None and NaN, which mean missing.
+
+    Whole numbers have one text however their producer writes them, so that 3 and 3.0 are one segment.
+
+    >>> [segment_text(value) for value in (3, 3.0, 2.5, True, "3", None)]
+    ['3', '3', '2.5', 'true', '3', '']
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:  # noqa: PLR0124 - NaN is the one number that differs from itself
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
+    return str(value)
 
 
 def item_keys(item_ids: Sequence[str]) -> npt.NDArray[np.uint64]:

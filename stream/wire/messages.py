@@ -1,0 +1,144 @@
+"""The messages of every topic as types; their JSON Schema is generated from here, so descriptions are for producers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+__all__ = [
+    "CONTROL_TYPES",
+    "DeadLetter",
+    "Event",
+    "Item",
+    "Recommendation",
+    "RecommendedItem",
+    "Scalar",
+    "Source",
+]
+
+CONTROL_TYPES: Final = ("request", "forget")
+
+Scalar = str | int | float | bool | None
+
+
+# gc=False: messages hold no cycles, and thousands of them at once would only keep the collector busy.
+class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
+    """Something a user did, or a control message about a user. JSON on `events`, the record's key is `user_id`.
+
+    Fields that are not listed are ignored. Of a field that occurs twice the last one counts. null means absent.
+    """
+
+    user_id: Annotated[str, Meta(description="Who did it. Also the record's key, as UTF-8. No NUL.")]
+    event_type: Annotated[
+        str,
+        Meta(
+            description="What was done: one of the configured types; or `request`, recommend now although nothing "
+            "happened; or `forget`, erase everything that is known of this user."
+        ),
+    ]
+    ts_ms: Annotated[
+        int,
+        Meta(
+            description="When it was done, UTC epoch milliseconds. A number with a fraction of zero is accepted. "
+            "Events may come late; they may be ahead of the record's own timestamp by a few minutes at most."
+        ),
+    ]
+    item_id: Annotated[
+        str | None, Meta(description="What it was done to. Needed, unless the type is `request` or `forget`. No NUL.")
+    ] = None
+    event_id: Annotated[
+        str | None,
+        Meta(description="The producer's own id of this event. An event whose id its user sent lately is not counted."),
+    ] = None
+    value: Annotated[float | None, Meta(description="Price, rating or amount; a 32-bit float must hold it.")] = None
+    session_id: Annotated[
+        str | None, Meta(description="The producer's id of the session. Sessions are told apart by pauses without it.")
+    ] = None
+    context: Annotated[
+        dict[str, Scalar] | None,
+        Meta(description="Circumstances: device, referrer, country and the like. Flat; numbers and text are one."),
+    ] = None
+    n: Annotated[int | None, Meta(description="How many items to recommend. Only on `request`.")] = None
+    exclude: Annotated[list[str] | None, Meta(description="Items not to recommend. Only on `request`.")] = None
+    only: Annotated[
+        list[str] | None, Meta(description="Recommend among these items alone, none if empty. Only on `request`.")
+    ] = None
+
+
+class Item(Struct, kw_only=True, omit_defaults=True, gc=False):
+    """What is known of an item. JSON on `items`, which is compacted; the record's key is the item's id.
+
+    A record without a value removes the item. Fields that are not listed are ignored; null means absent.
+    """
+
+    item_id: Annotated[str | None, Meta(description="The item; the record's key if absent, equal to it if given.")] = (
+        None
+    )
+    category: Annotated[str | None, Meta(description="The one category that the item belongs to.")] = None
+    title: Annotated[str | None, Meta(description="What people call it.")] = None
+    available: Annotated[bool, Meta(description="Whether it may be recommended.")] = True
+    published_ms: Annotated[
+        int | None, Meta(description="When it came into the world, UTC epoch milliseconds.", ge=0)
+    ] = None
+    attributes: Annotated[dict[str, Scalar] | None, Meta(description="Anything else; flat.")] = None
+
+
+class RecommendedItem(Struct, frozen=True, gc=False):
+    """One recommended item."""
+
+    item_id: Annotated[str, Meta(description="The item, as events name it.")]
+    score: Annotated[
+        float, Meta(description="The model's score; higher is better, comparable within one recommendation only.")
+    ]
+    reasons: Annotated[
+        list[str], Meta(description="Short codes of why it is here, the strongest first; possibly none.")
+    ] = []
+
+
+class Source(Struct, frozen=True, gc=False):
+    """The record that caused a message."""
+
+    topic: Annotated[str, Meta(description="Input topic.")]
+    partition: Annotated[int, Meta(description="Input partition.", ge=0)]
+    offset: Annotated[int, Meta(description="Offset in that partition.", ge=0)]
+
+
+class Recommendation(Struct, frozen=True, kw_only=True, gc=False):
+    """What to show a user now. JSON on `recommendations`, the record's key is `user_id`; one for every valid event.
+
+    It may come more than once, after a crash for instance, always with the same `rec_id`: consumers that drop
+    repeated ids see each recommendation once.
+    """
+
+    rec_id: Annotated[str, Meta(description="Derived from the source alone: the same event gives the same id.")]
+    user_id: Annotated[str, Meta(description="For whom. Also the record's key, as UTF-8.")]
+    ts_ms: Annotated[int, Meta(description="The time of the event that caused it, UTC epoch milliseconds.")]
+    event_id: Annotated[str | None, Meta(description="The producer's id of that event, null if it had none.")]
+    items: Annotated[list[RecommendedItem], Meta(description="Best first, each item once.")]
+    model: Annotated[str, Meta(description="The bundle that scored it, name@version.")]
+    variant: Annotated[str, Meta(description="The branch of the experiment that this user is in.")]
+    activity_offset: Annotated[
+        int,
+        Meta(description="Item statistics as of this offset of `item-activity` were used; -1 for none at all.", ge=-1),
+    ]
+    items_offset: Annotated[
+        int, Meta(description="The catalogue as of this offset of `items` was used; -1 for none at all.", ge=-1)
+    ]
+    source: Annotated[Source, Meta(description="The event's record.")]
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
+    """A record that could not be used, and why. JSON on `dead-letters`."""
+
+    reason: Annotated[str, Meta(description="A short code, made for machines.")]
+    detail: Annotated[str, Meta(description="What exactly was found, made for people.")]
+    topic: Annotated[str, Meta(description="Where the record was.")]
+    partition: Annotated[int, Meta(ge=0)]
+    offset: Annotated[int, Meta(ge=0)]
+    ts_ms: Annotated[int | None, Meta(description="The record's own timestamp, null if it has none.")]
+    key: Annotated[bytes | None, Meta(description="The record's key, cut at the same limit as the value.")]
+    key_bytes: Annotated[int | None, Meta(description="Length of the whole key.", ge=0)]
+    value: Annotated[bytes | None, Meta(description="The record's value, cut at a limit.")]
+    value_bytes: Annotated[int | None, Meta(description="Length of the whole value.", ge=0)]
+    value_sha256: Annotated[str | None, Meta(description="Of the whole value, hexadecimal.")]
