@@ -1,0 +1,1 @@
+"""A shop to try everything on: its simulator, and the demo that streams it."""
