@@ -18,7 +18,10 @@ __all__ = [
 ]
 
 CONTROL_TYPES: Final = ("request", "forget")
+LARGEST_SAFE_INTEGER: Final = 2**53 - 1  # beyond it JSON's numbers are no longer exact in most languages
 
+_Positive = Annotated[int, Meta(ge=1)]
+_Count = Annotated[int, Meta(ge=0, le=LARGEST_SAFE_INTEGER)]
 Scalar = str | int | float | bool | None
 
 
@@ -29,7 +32,7 @@ class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
     Fields that are not listed are ignored. Of a field that occurs twice the last one counts. null means absent.
     """
 
-    user_id: Annotated[str, Meta(description="Who did it. Also the record's key, as UTF-8. No NUL.")]
+    user_id: Annotated[str, Meta(description="Who did it. Also the record's key, as UTF-8. No NUL.", min_length=1)]
     event_type: Annotated[
         str,
         Meta(
@@ -41,7 +44,9 @@ class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
         int,
         Meta(
             description="When it was done, UTC epoch milliseconds. A number with a fraction of zero is accepted. "
-            "Events may come late; they may be ahead of the record's own timestamp by a few minutes at most."
+            "Events may come late; they may be ahead of the record's own timestamp by a few minutes at most.",
+            ge=0,
+            le=LARGEST_SAFE_INTEGER,
         ),
     ]
     item_id: Annotated[
@@ -59,7 +64,7 @@ class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
         dict[str, Scalar] | None,
         Meta(description="Circumstances: device, referrer, country and the like. Flat; numbers and text are one."),
     ] = None
-    n: Annotated[int | None, Meta(description="How many items to recommend. Only on `request`.")] = None
+    n: Annotated[_Positive | None, Meta(description="How many items to recommend. Only on `request`.")] = None
     exclude: Annotated[list[str] | None, Meta(description="Items not to recommend. Only on `request`.")] = None
     only: Annotated[
         list[str] | None, Meta(description="Recommend among these items alone, none if empty. Only on `request`.")
@@ -78,9 +83,9 @@ class Item(Struct, kw_only=True, omit_defaults=True, gc=False):
     category: Annotated[str | None, Meta(description="The one category that the item belongs to.")] = None
     title: Annotated[str | None, Meta(description="What people call it.")] = None
     available: Annotated[bool, Meta(description="Whether it may be recommended.")] = True
-    published_ms: Annotated[
-        int | None, Meta(description="When it came into the world, UTC epoch milliseconds.", ge=0)
-    ] = None
+    published_ms: Annotated[_Count | None, Meta(description="When it came into the world, UTC epoch milliseconds.")] = (
+        None
+    )
     attributes: Annotated[dict[str, Scalar] | None, Meta(description="Anything else; flat.")] = None
 
 
@@ -138,7 +143,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
     offset: Annotated[int, Meta(ge=0)]
     ts_ms: Annotated[int | None, Meta(description="The record's own timestamp, null if it has none.")]
     key: Annotated[bytes | None, Meta(description="The record's key, cut at the same limit as the value.")]
-    key_bytes: Annotated[int | None, Meta(description="Length of the whole key.", ge=0)]
+    key_bytes: Annotated[_Count | None, Meta(description="Length of the whole key.")]
     value: Annotated[bytes | None, Meta(description="The record's value, cut at a limit.")]
-    value_bytes: Annotated[int | None, Meta(description="Length of the whole value.", ge=0)]
+    value_bytes: Annotated[_Count | None, Meta(description="Length of the whole value.")]
     value_sha256: Annotated[str | None, Meta(description="Of the whole value, hexadecimal.")]
