@@ -1,0 +1,150 @@
+"""Activity messages: the columns of an ActivityBatch as MessagePack.
+
+Layout: one array [version, source, first, last, segment fields, item ids, nine columns]; each column is [dtype, bytes],
+the bytes little-endian and row-major. Items and offsets travel in the narrowest type that holds them, offsets as their
+distance from `first`. Dtypes and lengths in a message are checked against what each column may be, never obeyed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream.core.activity import N_PREVIOUS, ActivityBatch, checked
+from stream.wire.errors import WireError
+
+__all__ = ["VERSION", "decode_activity", "encode_activity"]
+
+VERSION: Final = 1
+
+_UNSIGNED: Final = ("<u1", "<u2", "<u4", "<u8")
+
+
+class _Column(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    dtype: str
+    data: bytes
+
+
+class _Activity(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    version: int
+    source: str
+    first: int
+    last: int
+    segment_fields: tuple[str, ...]
+    item_ids: list[str]
+    offset: _Column
+    item: _Column
+    kind: _Column
+    weight: _Column
+    ts_ms: _Column
+    continues: _Column
+    previous: _Column
+    segments: _Column
+    previous_segments: _Column
+
+
+class _Head(msgspec.Struct, array_like=True, gc=False):
+    version: int
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_Activity).decode
+_decode_head: Final = msgspec.msgpack.Decoder(_Head).decode
+
+
+def encode_activity(batch: ActivityBatch) -> bytes:
+    """The message of one batch; ValueError if the batch is not sound, see `stream.core.activity.checked`."""
+    checked(batch)
+    return _encode(
+        _Activity(
+            version=VERSION,
+            source=batch.source,
+            first=batch.first,
+            last=batch.last,
+            segment_fields=batch.segment_fields,
+            item_ids=batch.item_ids,
+            offset=_narrow(batch.offset - batch.first),
+            item=_narrow(batch.item),
+            kind=_fixed(batch.kind, "<u1"),
+            weight=_fixed(batch.weight, "<f4"),
+            ts_ms=_fixed(batch.ts_ms, "<i8"),
+            continues=_fixed(batch.continues, "|b1"),
+            previous=_fixed(batch.previous, "<u8"),
+            segments=_fixed(batch.segments, "<u4"),
+            previous_segments=_fixed(batch.previous_segments, "<u4"),
+        )
+    )
+
+
+def decode_activity(message: bytes) -> ActivityBatch:
+    """The batch in one message; its arrays cannot be written to. WireError says how a message is corrupt."""
+    try:
+        version = _decode_head(message).version
+        if version != VERSION:
+            raise WireError(f"an activity message has version {version}, this program reads {VERSION}.")
+        wire = _decode(message)
+        offset = _read("offset", wire.offset, _UNSIGNED)
+        n_entries = len(offset)
+        n_segments = len(wire.segment_fields)
+        return checked(
+            ActivityBatch(
+                source=wire.source,
+                first=wire.first,
+                last=wire.last,
+                segment_fields=wire.segment_fields,
+                item_ids=wire.item_ids,
+                offset=_frozen(offset.astype(np.int64) + wire.first),
+                item=_frozen(_shaped("item", wire.item, _UNSIGNED, (n_entries,)).astype(np.int32)),
+                kind=_shaped("kind", wire.kind, ("<u1",), (n_entries,)),
+                weight=_shaped("weight", wire.weight, ("<f4",), (n_entries,)),
+                ts_ms=_shaped("ts_ms", wire.ts_ms, ("<i8",), (n_entries,)),
+                continues=_booleans(_shaped("continues", wire.continues, ("|b1",), (n_entries,))),
+                previous=_shaped("previous", wire.previous, ("<u8",), (n_entries, N_PREVIOUS)),
+                segments=_shaped("segments", wire.segments, ("<u4",), (n_entries, n_segments)),
+                previous_segments=_shaped(
+                    "previous_segments", wire.previous_segments, ("<u4",), (n_entries, n_segments)
+                ),
+            )
+        )
+    except (msgspec.DecodeError, ValueError, OverflowError) as error:
+        raise WireError(f"an activity message is corrupt: {error}") from error
+
+
+def _narrow(column: npt.NDArray[Any]) -> _Column:
+    largest = int(column.max()) if column.size else 0
+    return _fixed(column, next(dtype for dtype in _UNSIGNED if largest <= np.iinfo(dtype).max))
+
+
+def _fixed(column: npt.NDArray[Any], dtype: str) -> _Column:
+    return _Column(dtype, column.astype(dtype, copy=False).tobytes())
+
+
+def _read(name: str, column: _Column, allowed: tuple[str, ...]) -> npt.NDArray[Any]:
+    if column.dtype not in allowed:
+        raise ValueError(f"{name} has the dtype {column.dtype[:20]!r}, expected {' or '.join(allowed)}")
+    n_bytes, width = len(column.data), np.dtype(column.dtype).itemsize
+    if n_bytes % width:
+        raise ValueError(f"{name} has {n_bytes} bytes, which is no multiple of {width}")
+    return np.frombuffer(column.data, column.dtype)
+
+
+def _shaped(name: str, column: _Column, allowed: tuple[str, ...], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    values = _read(name, column, allowed)
+    if values.size != np.prod(shape):
+        raise ValueError(f"{name} has {values.size} values, expected the shape {shape}")
+    return values.reshape(shape)
+
+
+def _booleans(column: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    # A boolean array over other bytes than 0 and 1 behaves as no boolean does.
+    if column.size and column.view(np.uint8).max() > 1:
+        raise ValueError("continues holds bytes other than 0 and 1")
+    return column
+
+
+def _frozen(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    column.flags.writeable = False
+    return column

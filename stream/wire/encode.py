@@ -1,0 +1,111 @@
+"""What the worker writes for others: recommendations and dead letters, as JSON bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b, sha256
+from typing import Final
+
+import msgspec
+
+from stream.core.events import EventBatch
+from stream.wire.messages import DeadLetter, Recommendation, RecommendedItem, Source
+from stream.wire.reasons import Rejected
+
+__all__ = ["dead_letter", "encode_all", "encode_recommendations", "rec_id"]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def rec_id(topic: str, partition: int, offset: int) -> str:
+    """The id of the recommendation that the event at this place causes: 32 hexadecimal digits of a 128-bit hash."""
+    return blake2b(f"{topic}/{partition}/{offset}".encode(), digest_size=16).hexdigest()
+
+
+def encode_all(recommendations: Iterable[Recommendation]) -> list[bytes]:
+    """The values of the records on `recommendations`; each one's key is its `user_id`, as UTF-8."""
+    return [_encode(recommendation) for recommendation in recommendations]
+
+
+def encode_recommendations(
+    batch: EventBatch,
+    item_ids: Sequence[Sequence[str]],
+    scores: Sequence[Sequence[float]],
+    reasons: Sequence[Sequence[list[str]]],
+    *,
+    topic: str,
+    partition: int,
+    model: str,
+    variants: Sequence[str],
+    activity_offset: int,
+    items_offset: int,
+) -> list[bytes]:
+    """The values of the records that answer a batch of B events, in its order.
+
+    Args:
+        batch: the events, all of this topic and partition.
+        item_ids: for each event the items, best first; as many as there are, not necessarily the same number.
+        scores: their scores, finite, as Python floats (`array.tolist()`); rounding them first keeps messages short.
+        reasons: their reasons.
+        topic: input topic of the batch.
+        partition: its partition there.
+        model: name@version of the bundle.
+        variants: (B,) the branch of the experiment of each event's user.
+        activity_offset: the view of item statistics that was used; -1 for none.
+        items_offset: the catalogue that was used; -1 for none.
+
+    Raises ValueError when one of the arguments has not B entries.
+    """
+    users = batch.users
+    return [
+        _encode(
+            Recommendation(
+                rec_id=rec_id(topic, partition, offset),
+                user_id=users[user],
+                ts_ms=ts_ms,
+                event_id=event_id,
+                items=list(map(RecommendedItem, of_items, of_scores, of_reasons)),
+                model=model,
+                variant=variant,
+                activity_offset=activity_offset,
+                items_offset=items_offset,
+                source=Source(topic, partition, offset),
+            )
+        )
+        for offset, user, ts_ms, event_id, variant, of_items, of_scores, of_reasons in zip(
+            batch.offset.tolist(),
+            batch.user.tolist(),
+            batch.ts_ms.tolist(),
+            batch.event_ids,
+            variants,
+            item_ids,
+            scores,
+            reasons,
+            strict=True,
+        )
+    ]
+
+
+def dead_letter(rejected: Rejected, topic: str, partition: int, limit_bytes: int = 64 * 1024) -> bytes:
+    """The value of the record on `dead-letters` that says what was refused where, and why.
+
+    Of key and value at most `limit_bytes` each are kept, as base64; their full lengths and the value's SHA-256 are
+    always stated. The same refusal gives the same bytes.
+    """
+    record = rejected.record
+    key, value, stamp_ms = record.key, record.value, record.timestamp
+    return _encode(
+        DeadLetter(
+            reason=rejected.reason.value,
+            detail=rejected.detail.encode(errors="backslashreplace").decode(),
+            topic=topic,
+            partition=partition,
+            offset=record.offset,
+            ts_ms=None if stamp_ms is None or stamp_ms < 0 else stamp_ms,
+            key=None if key is None else key[:limit_bytes],
+            key_bytes=None if key is None else len(key),
+            value=None if value is None else value[:limit_bytes],
+            value_bytes=None if value is None else len(value),
+            value_sha256=None if value is None else sha256(value).hexdigest(),
+        )
+    )

@@ -1,0 +1,161 @@
+"""The contract for producers and consumers in any language: JSON Schema and AsyncAPI, generated from the types."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from stream.core.events import EventTypes
+from stream.wire.limits import Limits
+from stream.wire.messages import CONTROL_TYPES, DeadLetter, Event, Item, Recommendation
+from stream.wire.reasons import MEANING
+
+__all__ = ["MESSAGES", "asyncapi", "json_schema"]
+
+JsonObject = dict[str, Any]
+
+MESSAGES: Final = {"event": Event, "item": Item, "recommendation": Recommendation, "dead-letter": DeadLetter}
+"""Name -> type of the messages that others write or read; `item-activity` is between workers only."""
+
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema(name: str, types: EventTypes | None = None, limits: Limits | None = None) -> JsonObject:
+    """The JSON Schema (draft 2020-12) of one message as a JSON-able dict; KeyError for an unknown name.
+
+    Args:
+        name: a key of MESSAGES.
+        types: the event types of the deployment.
+        limits: its limits.
+    """
+    message = MESSAGES[name]
+    schemas = _schemas("#/$defs/{name}", types or EventTypes(), limits or Limits())
+    own = schemas.pop(message.__name__)
+    used = {other: schema for other, schema in schemas.items() if f"#/$defs/{other}" in str(own)}
+    return {"$schema": _DIALECT, **own, **({"$defs": used} if used else {})}
+
+
+def asyncapi(version: str, types: EventTypes | None = None, limits: Limits | None = None) -> JsonObject:
+    """The AsyncAPI 3.0 document of all topics, seen from the worker, as a JSON-able dict.
+
+    Args:
+        version: of the program, which is the contract's too.
+        types: the event types of the deployment.
+        limits: its limits.
+    """
+    schemas = _schemas("#/components/schemas/{name}", types or EventTypes(), limits or Limits())
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Polytempo",
+            "version": version,
+            "description": "User events in, recommendations out. `events`, `recommendations` and the worker's own "
+            "changelog have the same number of partitions; keys are UTF-8 and decide the partition.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            topic: {
+                "address": topic,
+                "description": description,
+                "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+                "bindings": {"kafka": {"topic": topic, **settings, "bindingVersion": "0.5.0"}},
+            }
+            for topic, message, description, settings in _CHANNELS
+        },
+        "operations": {
+            f"{action}-{topic}": {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{topic}"},
+                "messages": [{"$ref": f"#/channels/{topic}/messages/{message}"}],
+            }
+            for (topic, message, _, _), action in zip(_CHANNELS, ("receive", "receive", "send", "send"), strict=True)
+        },
+        "components": {
+            "messages": {
+                name: {
+                    "name": name,
+                    "contentType": "application/json",
+                    "payload": {"$ref": f"#/components/schemas/{message.__name__}"},
+                    "bindings": {"kafka": {"key": {"type": "string", "description": _KEYS[name]}}},
+                }
+                for name, message in MESSAGES.items()
+            },
+            "schemas": schemas,
+        },
+    }
+
+
+_CHANNELS: Final[tuple[tuple[str, str, str, JsonObject], ...]] = (
+    ("events", "event", "What users do, and requests; any producer may write it.", {}),
+    (
+        "items",
+        "item",
+        "What is known of items; a record without a value removes one.",
+        {"topicConfiguration": {"cleanup.policy": ["compact"]}},
+    ),
+    ("recommendations", "recommendation", "One for every valid event; drop repeated `rec_id`s.", {}),
+    ("dead-letters", "dead-letter", "Records that could not be used, each with its reason.", {}),
+)
+
+_KEYS: Final = {
+    "event": "user_id; an event with another key, or none, is refused",
+    "item": "the item's id",
+    "recommendation": "user_id",
+    "dead-letter": "the key of the refused record",
+}
+
+
+def _schemas(ref_template: str, types: EventTypes, limits: Limits) -> dict[str, JsonObject]:
+    """Type's name -> its schema, with what the types alone do not say: this deployment's names and limits."""
+    _, schemas = msgspec.json.schema_components(tuple(MESSAGES.values()), ref_template=ref_template)
+    components: dict[str, JsonObject] = {name: dict(schema) for name, schema in schemas.items()}
+    event = components["Event"]
+    fields = event["properties"]
+    fields["event_type"]["enum"] = [*types.names, *CONTROL_TYPES]
+    fields["ts_ms"] |= {"minimum": limits.min_ts_ms, "maximum": limits.max_ts_ms}
+    fields["user_id"]["maxLength"] = limits.max_id_chars
+    for name in ("item_id", "event_id", "session_id"):
+        _of_type(fields[name], "string")["maxLength"] = limits.max_id_chars
+    _of_type(fields["n"], "integer")["maximum"] = limits.max_n
+    largest = float(np.finfo(np.float32).max)
+    _of_type(fields["value"], "number").update(minimum=-largest, maximum=largest)
+    for name in ("exclude", "only"):
+        array = _of_type(fields[name], "array")
+        array["maxItems"] = limits.max_request_ids
+        array["items"] = array["items"] | {"minLength": 1, "maxLength": limits.max_id_chars}
+    event["allOf"] = _rules_of_types()
+    for name, free in (("Event", "context"), ("Item", "attributes")):
+        flat = _of_type(components[name]["properties"][free], "object")
+        flat["maxProperties"] = limits.max_context_fields
+        flat["propertyNames"] = {"maxLength": limits.max_context_chars}
+        _of_type(flat["additionalProperties"], "string")["maxLength"] = limits.max_context_chars
+    _of_type(components["Item"]["properties"]["item_id"], "string").update(minLength=1, maxLength=limits.max_id_chars)
+    components["DeadLetter"]["properties"]["reason"]["oneOf"] = [
+        {"const": reason.value, "description": meaning} for reason, meaning in MEANING.items()
+    ]
+    return components
+
+
+def _rules_of_types() -> list[JsonObject]:
+    """What a field may be depends on event_type."""
+    nothing = {"type": "null"}
+    return [
+        {
+            "if": {"properties": {"event_type": {"enum": list(CONTROL_TYPES)}}},
+            "then": {"properties": {"item_id": {"enum": [None, ""]}}},
+            "else": {"required": ["item_id"], "properties": {"item_id": {"type": "string", "minLength": 1}}},
+        },
+        {
+            "if": {"properties": {"event_type": {"const": "request"}}},
+            "else": {"properties": {"n": nothing, "exclude": nothing, "only": nothing}},
+        },
+    ]
+
+
+def _of_type(schema: JsonObject, json_type: str) -> JsonObject:
+    """The alternative of a field's schema that has this type."""
+    alternatives: list[JsonObject] = schema.get("anyOf", [schema])
+    return next(alternative for alternative in alternatives if alternative.get("type") == json_type)
