@@ -1,0 +1,1 @@
+"""Bundles: a trained model as a folder of data, checked to the last byte before it may score anything."""

@@ -1,0 +1,249 @@
+"""Loads a bundle, and refuses it at the first thing that does not agree.
+
+Nothing in the folder is code, and nothing is unpickled. Each file is read once, into memory: what was hashed is what is
+parsed, even if somebody writes to the folder meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from stream.bundle.errors import BundleError
+from stream.bundle.graph import inspect_graph
+from stream.bundle.manifest import (
+    DATA_FILES,
+    MANIFEST,
+    MODEL,
+    PARITY,
+    VOCABULARY,
+    Manifest,
+    Tensor,
+    decode_manifest,
+)
+from stream.bundle.parity import Parity, check_parity, read_parity
+from stream.bundle.scorer import OnnxScorer
+from stream.core.features import FeatureSpec, menu
+
+__all__ = ["MAX_BYTES", "Bundle", "load_bundle", "read_files", "read_manifest"]
+
+MAX_BYTES: Final = {
+    MANIFEST: 4 << 20,
+    MODEL: (2 << 30) - 1,  # the limit of protocol buffers
+    VOCABULARY: 512 << 20,
+    PARITY: 64 << 20,
+}
+
+RETRAIN: Final = "Retrain it with `polytempo train`, or run the version of polytempo that made it."
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that passed every check.
+
+    Attributes:
+        path: the folder it came from.
+        manifest: what it says about itself.
+        features: the specification of the features it was trained with.
+        vocabulary: item ids; vocabulary index `i` (from 1) is `vocabulary[i - 1]`.
+        scorer: the warmed-up model.
+        parity: the golden inputs and outputs that the scorer reproduced.
+    """
+
+    path: Path
+    manifest: Manifest
+    features: FeatureSpec
+    vocabulary: list[str]
+    scorer: OnnxScorer
+    parity: Parity
+
+    @property
+    def reference(self) -> str:
+        """`name@version`."""
+        return self.manifest.reference
+
+    @property
+    def tag(self) -> int:
+        """Marks recurrent state that this bundle wrote; see `Manifest.tag`."""
+        return self.manifest.tag
+
+
+def load_bundle(path: Path | str) -> Bundle:
+    """Read a bundle folder, check it, and warm its model up.
+
+    In this order: the manifest; the set of files; their hashes; the feature specification; the inputs against the menu
+    of features; the vocabulary; the ONNX graph; the golden outputs, at several batch sizes.
+
+    Raises:
+        BundleError: the first thing that does not agree; names the file, what was expected and what was found.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    contents = read_files(folder, manifest)
+    features = _check_features(folder, manifest)
+    vocabulary = _read_vocabulary(folder, manifest, contents[VOCABULARY])
+    scorer = _load_model(folder, manifest, contents.pop(MODEL))
+    parity = _check_parity(folder, manifest, contents[PARITY], scorer)
+    return Bundle(folder, manifest, features, vocabulary, scorer, parity)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `manifest.json` alone.
+
+    Raises:
+        BundleError: there is none, or it cannot be believed.
+    """
+    if not folder.is_dir():
+        raise BundleError(folder, "there is no such bundle folder")
+    content = _read(folder / MANIFEST)
+    try:
+        return decode_manifest(content)
+    except ValueError as error:
+        raise BundleError(folder / MANIFEST, str(error)) from error
+
+
+def read_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Read every other file and compare it with the manifest.
+
+    Raises:
+        BundleError: a file is missing, unexpected, not a regular file, too large, or not what was hashed.
+    """
+    expected = {MANIFEST, *DATA_FILES}
+    found = {entry.name for entry in folder.iterdir()}
+    for name in sorted(found - expected):
+        raise BundleError(folder / name, "a bundle holds no such file", expected=sorted(expected), found=name)
+    for name in sorted(expected - found):
+        raise BundleError(folder / name, "this file of the bundle is missing")
+    contents = {}
+    for name in DATA_FILES:
+        entry = manifest.files[name]
+        content = _read(folder / name)
+        if len(content) != entry.n_bytes:
+            raise BundleError(folder / name, "its length", expected=f"{entry.n_bytes} bytes", found=len(content))
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != entry.sha256:
+            raise BundleError(folder / name, "its SHA-256", expected=entry.sha256, found=digest)
+        contents[name] = content
+    return contents
+
+
+def _read(file: Path) -> bytes:
+    """The content of a regular file; a link, a pipe or a device is refused without being opened for good."""
+    limit_bytes = MAX_BYTES[file.name]
+    try:
+        mode = file.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            raise BundleError(file, "it is a symbolic link", expected="a regular file", found=f"-> {file.readlink()}")
+        if not stat.S_ISREG(mode):
+            raise BundleError(file, "it is not a regular file", expected="a regular file", found=stat.filemode(mode))
+        # The flags hold if the file is exchanged for a link or a pipe between the two calls.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
+            size_bytes = os.fstat(opened.fileno()).st_size
+            if size_bytes > limit_bytes:
+                raise BundleError(file, "it is too large", expected=f"at most {limit_bytes} bytes", found=size_bytes)
+            return opened.read(limit_bytes)
+    except FileNotFoundError:
+        raise BundleError(file, "this file of the bundle is missing") from None
+    except OSError as error:
+        raise BundleError(file, f"it cannot be read: {error.strerror}") from error
+
+
+def _check_features(folder: Path, manifest: Manifest) -> FeatureSpec:
+    """The specification must parse, mean the same to this version's code, and offer what the model wants."""
+    file = folder / MANIFEST
+    try:
+        features = FeatureSpec.from_json(manifest.features)
+    except (ValueError, TypeError, KeyError) as error:
+        raise BundleError(file, f"its feature specification is refused: {error}", hint=RETRAIN) from error
+    digest = features.digest()
+    if digest != manifest.feature_digest:
+        raise BundleError(
+            file,
+            "its features are not computed the way this version of polytempo computes them; feature digest",
+            expected=digest,
+            found=manifest.feature_digest,
+            hint=RETRAIN,
+        )
+    offered = {name: Tensor.of(spec) for name, spec in menu(features, manifest.n_state).items()}
+    for name, wanted in manifest.inputs.items():
+        if name not in offered:
+            raise BundleError(
+                file, f"input {name!r} is not on the menu of features", expected=sorted(offered), found=name
+            )
+        if wanted != offered[name]:
+            raise BundleError(file, f"input {name!r}", expected=offered[name], found=wanted)
+    return features
+
+
+def _read_vocabulary(folder: Path, manifest: Manifest, content: bytes) -> list[str]:
+    file = folder / VOCABULARY
+    try:
+        vocabulary = msgspec.json.decode(content, type=list[str])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BundleError(file, f"it is not a JSON list of strings: {error}") from error
+    if len(vocabulary) != manifest.n_vocabulary:
+        raise BundleError(file, "its number of items", expected=manifest.n_vocabulary, found=len(vocabulary))
+    if len(set(vocabulary)) != len(vocabulary):
+        seen: set[str] = set()
+        twice = next(item for item in vocabulary if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+        raise BundleError(file, f"item {twice!r} stands in it more than once")
+    if "" in vocabulary:
+        raise BundleError(file, "an item id in it is empty")
+    return vocabulary
+
+
+def _load_model(folder: Path, manifest: Manifest, content: bytes) -> OnnxScorer:
+    file = folder / MODEL
+    try:
+        facts = inspect_graph(content)
+    except ValueError as error:
+        raise BundleError(file, str(error)) from error
+    if facts.external:
+        raise BundleError(
+            file, "it takes weights from other files", expected="one self-contained file", found=sorted(facts.external)
+        )
+    if facts.operators:
+        raise BundleError(
+            file, "it needs operators outside the ONNX standard", expected="none", found=sorted(facts.operators)
+        )
+    try:
+        return OnnxScorer(
+            content,
+            inputs={name: tensor.spec() for name, tensor in manifest.inputs.items()},
+            outputs={name: tensor.spec() for name, tensor in manifest.outputs.items()},
+            n_state=manifest.n_state,
+            space=manifest.space,
+        )
+    except ValueError as error:
+        raise BundleError(file, str(error)) from error
+
+
+def _check_parity(folder: Path, manifest: Manifest, content: bytes, scorer: OnnxScorer) -> Parity:
+    try:
+        parity = read_parity(content, scorer.inputs, scorer.outputs)
+    except ValueError as error:
+        raise BundleError(folder / PARITY, str(error)) from error
+    items = parity.outputs["items"]
+    if manifest.space == "candidates":
+        if not (items == parity.inputs["candidates"]).all():
+            raise BundleError(folder / PARITY, "items are not the candidates that went in")
+    elif not ((items >= 0) & (items <= manifest.n_vocabulary)).all():
+        raise BundleError(
+            folder / PARITY,
+            "items",
+            expected=f"indices from 0 to {manifest.n_vocabulary}",
+            found=f"{items.min()} to {items.max()}",
+        )
+    try:
+        check_parity(scorer, parity)
+    except ValueError as error:
+        raise BundleError(
+            folder / MODEL, f"it does not compute its golden outputs: {error}", hint="Do not serve it; export it again."
+        ) from error
+    return parity

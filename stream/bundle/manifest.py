@@ -1,0 +1,237 @@
+"""What a bundle says about itself: `manifest.json`, and nothing else in the folder is believed without it.
+
+The text is stable (fixed field order, sorted keys, two spaces), so that a version control system shows what changed.
+`seal` is the SHA-256 of the manifest with an empty seal. With the hashes of the other files inside, it makes one figure
+stand for the whole bundle: the digest. It protects against accidents, not against a forger, who can seal as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from stream.core.features import TensorSpec
+
+__all__ = [
+    "DATA_FILES",
+    "DTYPES",
+    "FORMAT",
+    "MANIFEST",
+    "MODEL",
+    "PARITY",
+    "VOCABULARY",
+    "FileEntry",
+    "Manifest",
+    "Policy",
+    "Tensor",
+    "TrainingWindow",
+    "decode_manifest",
+    "encode_manifest",
+    "seal_manifest",
+]
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+MODEL: Final = "model.onnx"
+VOCABULARY: Final = "vocabulary.json"
+PARITY: Final = "parity.npz"
+DATA_FILES: Final = (MODEL, VOCABULARY, PARITY)
+
+DTYPES: Final = ("float32", "int32", "int64", "uint8")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
+    """Type and shape of a named array; the first axis is "B", the batch, and other strings are sizes chosen per run."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+        if not self.shape or self.shape[0] != "B":
+            raise ValueError(f"the first axis is the batch, 'B', not {list(self.shape)}")
+        if any(isinstance(axis, int) and axis < 1 for axis in self.shape):
+            raise ValueError(f"axes are positive: {list(self.shape)}")
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> Tensor:
+        """The same, from the core's type."""
+        return cls(spec.dtype, tuple(spec.shape))
+
+    def spec(self) -> TensorSpec:
+        """The same, as the core's type."""
+        return TensorSpec(dtype=self.dtype, shape=self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the worker does with the scores unless it is told otherwise.
+
+    Attributes:
+        n: recommendations per event.
+        seen: whether items are left out that the user touched in this session, in their kept history, or not at all.
+    """
+
+    n: int = 10
+    seen: Literal["session", "history", "none"] = "session"
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"n is at least 1, not {self.n}")
+
+
+class TrainingWindow(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which events the model has seen: `[from_ms, to_ms)` of `source`, and the command that trained it."""
+
+    from_ms: int
+    to_ms: int
+    n_events: int
+    source: str
+    command: str
+
+
+class FileEntry(Struct, frozen=True, forbid_unknown_fields=True, rename={"n_bytes": "bytes"}):
+    """One file of the bundle: its SHA-256 in hex and its length."""
+
+    sha256: str
+    n_bytes: int
+
+    def __post_init__(self) -> None:
+        if _SHA256.fullmatch(self.sha256) is None:
+            raise ValueError(f"{self.sha256!r} is not a SHA-256 in hex")
+
+    @classmethod
+    def of(cls, content: bytes) -> FileEntry:
+        """The entry that describes `content`."""
+        return cls(hashlib.sha256(content).hexdigest(), len(content))
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a worker must know before it touches the model.
+
+    Attributes:
+        format: of this file; a reader knows exactly one.
+        name: of the model; with the version, `name@version` stands in every recommendation.
+        created_from: the programs that wrote the bundle, with their versions.
+        space: whether the model ranks the candidates it is given, or the whole vocabulary.
+        inputs: what the model wants from the menu of features.
+        outputs: `items`, `scores`, and `state` for a recurrent model.
+        n_state: floats of recurrent state kept per user; 0 for none.
+        state_dtype: how these are kept between events.
+        scales_ms: spans of the time scales the model was trained with.
+        features: the feature specification as JSON; `feature_digest` covers it and the code that computed it.
+        n_vocabulary: strings in the vocabulary.
+        metrics: what was measured when it was trained, by name, such as "news/hr@10".
+        files: the other files of the folder, by name.
+        seal: SHA-256 over all the rest.
+    """
+
+    format: Literal[1] = FORMAT
+    name: str
+    version: int | str
+    description: str = ""
+    created_from: str = ""
+    space: Literal["candidates", "vocabulary"]
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    n_state: int = 0
+    state_dtype: Literal["float16", "float32"] = "float16"
+    scales_ms: tuple[int, ...] = ()
+    features: dict[str, Any]
+    feature_digest: str
+    n_vocabulary: int
+    policy: Policy = Policy()
+    training: TrainingWindow
+    metrics: dict[str, float] = {}
+    files: dict[str, FileEntry]
+    seal: str = ""
+
+    def __post_init__(self) -> None:
+        for what, text in (("name", self.name), ("version", str(self.version))):
+            if _NAME.fullmatch(text) is None:
+                raise ValueError(f"{what} {text!r} is not 1 to 64 letters, digits, dots, dashes or underscores")
+        if not all(math.isfinite(figure) for figure in self.metrics.values()):
+            raise ValueError("metrics are finite numbers")
+        if set(self.files) != set(DATA_FILES):
+            raise ValueError(f"files are exactly {sorted(DATA_FILES)}, not {sorted(self.files)}")
+        if self.n_state < 0:
+            raise ValueError(f"n_state is not negative, not {self.n_state}")
+        self._check_tensors()
+
+    def _check_tensors(self) -> None:
+        wanted = {"items": "int64", "scores": "float32"} | ({"state": "float32"} if self.n_state > 0 else {})
+        given = {name: tensor.dtype for name, tensor in self.outputs.items()}
+        if given != wanted:
+            raise ValueError(f"outputs are {wanted}, not {given}")
+        state = Tensor("float32", ("B", self.n_state)) if self.n_state > 0 else None
+        if self.inputs.get("state") != state or self.outputs.get("state") != state:
+            raise ValueError(f"with n_state {self.n_state}, the state goes in and comes out as {state}")
+        shapes = {self.outputs[name].shape for name in ("items", "scores")}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+            raise ValueError(f"items and scores have one shape of two axes, not {sorted(map(list, shapes))}")
+        if self.space == "candidates" and "candidates" not in self.inputs:
+            raise ValueError("a model that ranks candidates has `candidates` among its inputs")
+        if self.space == "candidates" and self.outputs["items"].shape != self.inputs["candidates"].shape:
+            raise ValueError("a model that ranks candidates gives one score for each")
+        if self.space == "vocabulary" and self.n_vocabulary < 1:
+            raise ValueError("a model that ranks the vocabulary has one")
+
+    @property
+    def reference(self) -> str:
+        """`name@version`, as it stands in recommendations."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def tag(self) -> int:
+        """The digest's first four bytes as an unsigned integer, never 0: marks whose recurrent state a record holds."""
+        return max(1, int.from_bytes(bytes.fromhex(self.digest())[:4], "little"))
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the manifest without its seal, and so of the whole bundle."""
+        return hashlib.sha256(encode_manifest(msgspec.structs.replace(self, seal=""))).hexdigest()
+
+
+class _Version(Struct):
+    """Only the format, to refuse a future one by that and not by its unknown fields."""
+
+    format: int | UnsetType = UNSET
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The text of `manifest.json`: the same manifest gives the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+
+
+def seal_manifest(manifest: Manifest) -> Manifest:
+    """The manifest with the seal that belongs to it."""
+    return msgspec.structs.replace(manifest, seal=manifest.digest())
+
+
+def decode_manifest(content: bytes) -> Manifest:
+    """Read `manifest.json`, strictly.
+
+    Raises:
+        ValueError: not JSON, another format, an unknown, missing or ill-typed field (each by name), or a broken seal.
+    """
+    try:
+        version = msgspec.json.decode(content, type=_Version).format
+        if version != FORMAT:
+            named = "none" if version is UNSET else version
+            raise ValueError(f"its format is {named}, and this version of polytempo reads format {FORMAT}")
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from error
+    if manifest.seal != manifest.digest():
+        raise ValueError(f"its seal is broken: expected {manifest.digest()}, found {manifest.seal!r}")
+    return manifest

@@ -1,0 +1,140 @@
+"""The scorer that runs in production: a bundle's model in ONNX Runtime.
+
+One thread, and no spinning: a worker is scaled by processes, and on a machine that is shared two threads wait for each
+other far longer than they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no annotations
+from numpy.typing import NDArray
+
+from stream.core.features import TensorSpec
+
+__all__ = ["GRAPH_NAMES", "OnnxScorer", "check_shapes"]
+
+GRAPH_NAMES: Final = {"state": "next_state"}
+"""Outputs whose name differs inside the graph, where an input and an output cannot share one."""
+
+_ONNX_TYPES: Final = {
+    "float32": "tensor(float)",
+    "int32": "tensor(int32)",
+    "int64": "tensor(int64)",
+    "uint8": "tensor(uint8)",
+}
+
+
+def check_shapes(arrays: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec]) -> dict[str, int]:
+    """Compare arrays with what is declared, and give the sizes of the named axes: `{"B": 64, "C": 128}`.
+
+    Raises:
+        ValueError: an array is missing, or has another rank or size than declared or than its neighbours.
+    """
+    sizes: dict[str, int] = {}
+    for name, spec in specs.items():
+        if name not in arrays:
+            raise ValueError(f"the model wants {name!r}, which is not among {sorted(arrays)}")
+        shape = arrays[name].shape
+        fits = len(shape) == len(spec.shape)
+        if fits:
+            for axis, size in zip(spec.shape, shape, strict=True):
+                fits &= size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
+        if not fits:
+            raise ValueError(f"{name!r} has shape {shape} where {spec.shape} was declared, with {sizes}")
+    return sizes
+
+
+class OnnxScorer:
+    """A model in ONNX Runtime behind the scorer contract of `stream.core.seam`.
+
+    Args:
+        model: the serialized ONNX graph; it must need no other file.
+        inputs: the arrays it wants, by name.
+        outputs: the arrays it gives: `items`, `scores`, and `state` where `n_state > 0`.
+        n_state: floats of recurrent state per user.
+        space: what `items` mean: "candidates" (the values passed in) or "vocabulary" (indices from 1).
+
+    Raises:
+        ValueError: ONNX Runtime refuses the graph, or its inputs and outputs are not the declared ones.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        n_state: int,
+        space: Literal["candidates", "vocabulary"],
+    ) -> None:
+        self.inputs: Mapping[str, TensorSpec] = dict(inputs)
+        self.outputs: Mapping[str, TensorSpec] = dict(outputs)
+        self.n_state = n_state
+        self.space: Literal["candidates", "vocabulary"] = space
+        try:
+            self._session = ort.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class but this one
+            raise ValueError(f"ONNX Runtime refuses it: {_first_line(error)}") from error
+        _check_declared("input", self._session.get_inputs(), self.inputs)
+        _check_declared(
+            "output",
+            self._session.get_outputs(),
+            {GRAPH_NAMES.get(name, name): spec for name, spec in self.outputs.items()},
+        )
+        self._casts = {name: np.dtype(spec.dtype) for name, spec in self.inputs.items()}
+        self._names = [GRAPH_NAMES.get(name, name) for name in self.outputs]
+
+    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Score a batch: named arrays in (more than wanted is fine), `items`, `scores` and maybe `state` out.
+
+        Raises:
+            ValueError: an array is missing or has the wrong shape.
+        """
+        sizes = check_shapes(inputs, self.inputs)
+        if sizes["B"] == 0:
+            return {
+                name: np.empty(
+                    [sizes.get(axis, 0) if isinstance(axis, str) else axis for axis in spec.shape], spec.dtype
+                )
+                for name, spec in self.outputs.items()
+            }
+        feed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._casts.items()}
+        return dict(zip(self.outputs, self._session.run(self._names, feed), strict=True))
+
+
+def _options() -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4  # failures are raised; its log would only repeat them on standard error
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _check_declared(what: str, nodes: list[Any], declared: Mapping[str, TensorSpec]) -> None:
+    """Compare what the graph says of itself with the manifest; the batch must be free, as every named axis."""
+    found = {node.name: node for node in nodes}
+    if set(found) != set(declared):
+        raise ValueError(f"its {what}s: expected {sorted(declared)}, found {sorted(found)}")
+    for name, spec in declared.items():
+        node = found[name]
+        fits = node.type == _ONNX_TYPES[spec.dtype] and len(node.shape) == len(spec.shape)
+        # A free axis is a name or None in ONNX; a fixed one must be declared as just that.
+        fits = fits and all(
+            not isinstance(size, int) or axis == size for axis, size in zip(spec.shape, node.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"its {what} {name!r}: expected {_ONNX_TYPES[spec.dtype]} {list(spec.shape)}, "
+                f"found {node.type} {node.shape}"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,1 @@
+"""From logs of events to bundles: the only package that imports PyTorch."""

@@ -1,0 +1,1 @@
+"""Models, each on one page with its paper named."""
