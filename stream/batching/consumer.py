@@ -1,0 +1,368 @@
+"""Faust's consumer, handing over fetches instead of records, on the worker's own event loop.
+
+Two departures from the stock consumer:
+
+- Each fetch of a batch topic becomes one message per partition, checked for contiguity by a `Ledger`.
+- The aiokafka consumer runs on the worker's event loop instead of in a thread. That saves two hand-overs and the
+  fight for the interpreter lock per fetch, and makes it exact: between aiokafka draining records (and moving its
+  position) and the ledger taking note of them, nothing else runs, so a seek can never be overwritten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka.errors import IllegalStateError
+from aiokafka.structs import ConsumerRecord
+from faust.transport.consumer import ensure_TP, ensure_TPset
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+from mode.utils.futures import maybe_async, notify
+
+from stream.batching import private as _private  # noqa: F401  (refuses other releases before anything is patched)
+from stream.batching.ledger import Admission, Ledger
+from stream.batching.table import BatchTable
+
+if TYPE_CHECKING:
+    from stream.batching.transport import BatchTransport
+
+__all__ = ["BatchConsumer", "BatchMessage", "LoopConsumer"]
+
+#: Keeps the set of wanted partitions from ever being empty: aiokafka reads an empty set as "all".
+_NOBODY: Final = TP("", -1)
+_IDLE_FETCH_S: Final = 1.0
+
+
+class BatchMessage(ConsumerMessage):
+    """The records of one fetch of one partition, as one Faust message whose offset is the last one's."""
+
+    records: Sequence[ConsumerRecord]
+    first: int
+    epoch: int
+
+
+class LoopConsumer(driver.AIOKafkaConsumerThread):
+    """Faust's "consumer thread" without the thread: the same calls, made directly on the worker's loop."""
+
+    wait_for_shutdown = False
+
+    async def start(self) -> None:
+        """Connect and join nothing yet; errors propagate to the caller."""
+        self._thread_started.set()
+        await self._default_start()
+
+    async def stop(self) -> None:
+        """Leave the group and close the connections."""
+        if self._started.is_set():
+            await driver.Service.stop(self)
+
+    async def on_stop(self) -> None:
+        await self.on_thread_stop()
+
+    def _stopped_set(self) -> None:
+        self._stopped.set()
+
+    def set_shutdown(self) -> None:
+        self._shutdown.set()
+
+    async def _stop_children(self) -> None:
+        await self._default_stop_children()
+
+    async def _stop_futures(self) -> None:
+        await self._default_stop_futures()
+
+    async def _stop_exit_stacks(self) -> None:
+        await self._default_stop_exit_stacks()
+
+    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """Call `fun` here and now."""
+        return await maybe_async(fun(*args, **kwargs))
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)  # credentials, timeouts, assignor: as Faust does
+        fetch = transport.fetch
+        consumer._fetch_max_wait_ms = fetch.max_wait_ms
+        consumer._fetch_min_bytes = fetch.min_bytes
+        consumer._fetch_max_bytes = fetch.max_bytes
+        return consumer
+
+    @property
+    def member_generation(self) -> int:
+        """The generation as the group coordinator client knows it: -1 once the group has thrown this member out."""
+        return int(self._ensure_consumer()._coordinator.generation)
+
+    def set_paused(self, tps: Iterable[TP], paused: bool) -> None:
+        """Stop or resume fetching `tps` at the broker; those not assigned are left out."""
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        for tp in driver.ensure_aiokafka_TPset(tps) & assigned:
+            (consumer.pause if paused else consumer.resume)(tp)
+
+    def wake(self) -> None:
+        """Make a waiting fetch look again at which partitions are wanted."""
+        if self._consumer is not None:
+            fetcher = self._consumer._fetcher
+            for waiter in list(fetcher._fetch_waiters):
+                fetcher._notify(waiter)
+
+
+class BatchConsumer(driver.Consumer):
+    """See the module. `ledger` and `rewind` are what the pipeline uses."""
+
+    _thread: LoopConsumer
+    transport: BatchTransport
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._ledgers: dict[TP, Ledger] = {}
+        self._wanted: set[TP] = {_NOBODY}
+        super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> LoopConsumer:
+        return LoopConsumer(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
+
+    async def threadsafe_partitions_revoked(self, receiver_loop: Any, revoked: set[TP]) -> None:
+        await self.on_partitions_revoked(revoked)
+
+    async def threadsafe_partitions_assigned(
+        self, receiver_loop: Any, assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        await self.on_partitions_assigned(assigned, generation_id)
+
+    # -- for the pipeline ----------------------------------------------------------------------------------------
+
+    def ledger(self, tp: TP) -> Ledger | None:
+        """The books of `tp` in this generation, None while it is not ours to read."""
+        return self._ledgers.get(tp)
+
+    def is_current(self, ledger: Ledger) -> bool:
+        """Whether what `ledger` says may still be written: same generation, and still a member of the group."""
+        return ledger.generation == self.app.consumer_generation_id == self._thread.member_generation
+
+    def rewind(self, tp: TP, ledger: Ledger) -> None:
+        """Read again from the first offset that was handed out and has not arrived."""
+        offset = ledger.rewind()
+        if offset is not None:
+            self._seek_now(tp, offset)
+        self._refresh()
+
+    def on_applied(self, ledger: Ledger) -> None:
+        """One waiting batch of `ledger` is fully applied: there may be room again."""
+        ledger.n_waiting -= 1
+        self._refresh()
+
+    # -- which partitions to fetch -------------------------------------------------------------------------------
+
+    def _is_batch(self, tp: TP) -> bool:
+        return tp.topic in self.transport.buffer_of
+
+    def _refresh(self) -> None:
+        """Bring the (shared, live) set of wanted partitions up to date and wake the fetch if some are new."""
+        wanted = {_NOBODY}
+        if self.flow_active:
+            for tp in self._get_active_partitions():
+                if not self._is_batch(tp):
+                    wanted.add(tp)
+                elif (ledger := self._ledgers.get(tp)) is not None and ledger.active:
+                    if ledger.n_buffered < self.transport.buffer_of[tp.topic]:
+                        wanted.add(tp)
+        more = not wanted <= self._wanted
+        self._wanted.clear()
+        self._wanted.update(wanted)
+        if more:
+            self._thread.wake()
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        tpset = ensure_TPset(tps)
+        super().pause_partitions(tpset)
+        # Faust only looks away; aiokafka would go on fetching our own changelog records, and hold back every other
+        # fetch from the same broker for 100 ms when nobody collects them.
+        self._thread.set_paused((tp for tp in tpset if self._is_changelog_tp(tp)), True)
+        self._refresh()
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        tpset = ensure_TPset(tps)
+        super().resume_partitions(tpset)
+        self._thread.set_paused((tp for tp in tpset if self._is_changelog_tp(tp)), False)
+        self._refresh()
+
+    def on_buffer_full(self, tp: TP) -> None:
+        # Batch topics are bounded by their ledger, so that a full one never blocks the others.
+        if not self._is_batch(tp):
+            super().on_buffer_full(tp)
+            self._refresh()
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        if not self._is_batch(tp):
+            super().on_buffer_drop(tp)
+            self._refresh()
+
+    # -- fetch -> conductor --------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # any awaitable event will do
+                    continue
+                self._refresh()
+                records = await self._thread.getmany(self._wanted, _IDLE_FETCH_S)
+                if not records:
+                    await asyncio.sleep(0)
+                    continue
+                generation = self.app.consumer_generation_id
+                for aiokafka_tp, fetched in records.items():
+                    if not self.flow_active or self.app.consumer_generation_id != generation:
+                        break  # a rebalance: everything not handed out is read again from its committed offset
+                    tp = ensure_TP(aiokafka_tp)
+                    self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+                    if self._is_batch(tp):
+                        await self._hand_out(tp, fetched)
+                    else:
+                        await self._hand_out_singly(tp, self._recover_in_bulk(tp, fetched))
+        except (*self.consumer_stopped_errors, asyncio.CancelledError):
+            if not self.app.should_stop:
+                raise
+        except Exception as exc:
+            await self.app.crash(exc)
+            raise
+
+    async def _hand_out(self, tp: TP, records: Sequence[ConsumerRecord]) -> None:
+        ledger = self._ledgers.get(tp)
+        if ledger is None or not ledger.active:
+            return
+        admission, offset = ledger.admit(records[0].offset, records[-1].offset)
+        if admission is Admission.DROP:
+            return
+        if admission is Admission.REREAD:
+            self.log.info("%s: offset %s expected, %s read: reading again", tp, offset, records[0].offset)
+            self._seek_now(tp, offset)
+            return
+        if records[0].offset < offset:
+            records = [record for record in records if record.offset >= offset]
+        last = records[-1]
+        message = BatchMessage(
+            *tp,
+            last.offset,
+            (last.timestamp or 0) / 1000.0,
+            last.timestamp_type,
+            None,
+            None,
+            b"",
+            None,
+            0,
+            0,
+            tp,
+            generation_id=ledger.generation,
+        )
+        message.records, message.first, message.epoch = records, offset, ledger.epoch
+        self._read_offset[tp] = last.offset
+        await self.callback(message)
+
+    async def _hand_out_singly(self, tp: TP, records: Sequence[ConsumerRecord]) -> None:
+        """As the stock consumer does, gaps of compacted topics included."""
+        for record in records:
+            read = self._read_offset[tp]
+            if read is not None and record.offset < read:
+                continue
+            if read and record.offset - read > 1 and self.app.topics.acks_enabled_for(tp.topic):
+                await self._add_gap(tp, read + 1, record.offset)
+            if self._commit_every is not None and self._n_acked >= self._commit_every:
+                self._n_acked = 0
+                await self.commit()
+            await self.wait_first(self.callback(self._to_message(tp, record)), self.suspend_flow.wait())
+            self._read_offset[tp] = record.offset
+
+    def _recover_in_bulk(self, tp: TP, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
+        """Apply changelog records of a BatchTable at once.
+
+        The last one is still handed on: Faust's recovery finds it applied, and sees whether it has finished.
+        """
+        recovery = self.app.tables.recovery
+        table = recovery.tp_to_table.get(tp)
+        if not isinstance(table, BatchTable):
+            return records
+        if tp in recovery.active_tps:
+            offsets = recovery.active_offsets
+        elif tp in recovery.standby_tps:
+            offsets = recovery.standby_offsets
+        else:
+            return ()
+        applied = offsets.get(tp)
+        fresh = records if applied is None else [record for record in records if record.offset > applied]
+        if fresh:
+            table.apply_records(tp.partition, fresh)
+            offsets[tp] = fresh[-1].offset
+        self._read_offset[tp] = None
+        return records[-1:]
+
+    # -- acknowledgement -> commit -------------------------------------------------------------------------------
+    # Faust's own acknowledgements say nothing here: a message that a stream skips during a rebalance is
+    # acknowledged too, and the lists of acknowledged offsets are dropped before the last commit of a revocation.
+
+    def ack(self, message: Any) -> bool:
+        if not isinstance(message, BatchMessage):
+            return super().ack(message)
+        message.acked = True
+        message.records = ()
+        self._unacked_messages.discard(message)
+        notify(self._waiting_for_ack)
+        return True
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
+        yield from super()._filter_tps_with_pending_acks(topics)
+        for tp, ledger in self._ledgers.items():
+            if ledger.has_finished and (topics is None or tp in topics or tp.topic in topics):
+                yield tp
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if not self._is_batch(tp):
+            return super()._new_offset(tp)
+        ledger = self._ledgers.get(tp)
+        return None if ledger is None or not self.is_current(ledger) else ledger.committable()
+
+    async def commit_and_end_transactions(self) -> None:
+        # A commit that is under way was computed before the last batches finished; it must not stand for this one.
+        await self.maybe_wait_for_commit_to_finish()
+        await super().commit_and_end_transactions()
+
+    # -- generations ---------------------------------------------------------------------------------------------
+
+    def stop_flow(self) -> None:
+        super().stop_flow()
+        for ledger in self._ledgers.values():
+            ledger.close()
+        self._refresh()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)  # waits for what is in flight, and commits it
+        for tp in revoked:
+            if (ledger := self._ledgers.pop(tp, None)) is not None:
+                ledger.close()
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets and open new books; reading starts with `resume_flow`."""
+        generation = self.app.consumer_generation_id
+        await super().perform_seek()
+        for tp in self.assignment():
+            if self._is_batch(tp):
+                if (old := self._ledgers.get(tp)) is not None:
+                    old.close()
+                self._ledgers[tp] = Ledger(generation, self._committed_offset.get(tp))
+
+    def resume_flow(self) -> None:
+        super().resume_flow()
+        for tp, ledger in self._ledgers.items():
+            if ledger.generation == self.app.consumer_generation_id and not ledger.closed:
+                if ledger.n_handed:  # Faust has just cleared the queues
+                    self.rewind(tp, ledger)
+                ledger.open = True
+        self._refresh()
+
+    def _seek_now(self, tp: TP, offset: int) -> None:
+        with contextlib.suppress(IllegalStateError):  # no longer assigned: the next owner starts at the commit
+            self._thread.seek(tp, offset)
+            self._read_offset[tp] = offset if offset > 0 else None

@@ -1,0 +1,83 @@
+"""Producing whole batches: one future per produce batch instead of one per record."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+
+__all__ = ["Delivery", "RecordTooLarge", "delivered", "produce"]
+
+#: Upper bound of what a record takes beside key and value: batch header 61, record header at most 34.
+_OVERHEAD_BYTES = 96
+
+
+class RecordTooLarge(ValueError):
+    """A record does not fit into a produce batch. The caller keeps records small, so this is an error of its own."""
+
+    def __init__(self, topic: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"a record for topic {topic!r} has {size_bytes} bytes, the limit is {limit_bytes} (producer_max_batch_size)"
+        )
+        self.topic = topic
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A produce batch under way: `future` resolves to the metadata of its first record."""
+
+    future: asyncio.Future[Any]
+    n_records: int
+
+
+async def produce(
+    app: faust.App, topic: str, partition: int, pairs: Iterable[tuple[bytes | None, bytes | None]]
+) -> list[Delivery]:
+    """Queue (key, value) pairs for one partition, in order, as few batches as their size allows.
+
+    Returns once all of them are queued, which may wait for the batch before to leave. Raises RecordTooLarge before
+    anything is queued that would stand behind the record.
+    """
+    producer = app.producer._ensure_producer()
+    limit_bytes = app.conf.producer_max_batch_size
+    now_ms = int(time.time() * 1000)
+    deliveries: list[Delivery] = []
+    batch = producer.create_batch()
+
+    async def flush() -> None:
+        batch.close()  # complete: nothing may be added to it, and it does not linger
+        future = await producer.send_batch(batch, topic, partition=partition)
+        deliveries.append(Delivery(future, batch.record_count()))
+
+    for key, value in pairs:
+        size_bytes = len(key or b"") + len(value or b"")
+        if size_bytes + _OVERHEAD_BYTES > limit_bytes:
+            raise RecordTooLarge(topic, size_bytes, limit_bytes)
+        if batch.append(key=key, value=value, timestamp=now_ms) is None:
+            await flush()
+            batch = producer.create_batch()
+            if batch.append(key=key, value=value, timestamp=now_ms) is None:
+                raise RecordTooLarge(topic, size_bytes, limit_bytes)
+    if batch.record_count():
+        await flush()
+    return deliveries
+
+
+async def delivered(deliveries: Sequence[Delivery]) -> tuple[int, int]:
+    """Wait until the brokers have all of them; the first and the last offset written (0, -1 for none).
+
+    Raises what the producer raises when it has given up.
+    """
+    first, last = 0, -1
+    for i, delivery in enumerate(deliveries):
+        metadata = await delivery.future
+        if i == 0:
+            first = metadata.offset
+        last = metadata.offset + delivery.n_records - 1
+    return first, last
