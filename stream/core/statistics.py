@@ -1,0 +1,561 @@
+"""Live statistics of items: decayed popularity and co-visitation at several scales, global and by segment.
+
+All of it is folded from `ActivityBatch`es in event time. Decay is exact and costs no timer:
+
+* Popularity uses forward decay (Cormode, Shkapenyuk, Srivastava, Xu: Forward Decay, ICDE 2009): an event at time t adds
+  2^((t - L) / h) to its item and to the total, L being a landmark that moves on before numbers grow large. A share, item
+  over total, needs no time at all, since both decay alike.
+* Co-visitation keeps for each item a bounded row of slots, one per neighbour, valued as of the row's own time. Adding to a
+  row first brings the whole row to the event's time; reading it as of a later time is one factor per half-life.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from stream.core.activity import ActivityBatch
+from stream.core.catalogue import Catalogue, ItemUpdate
+from stream.core.events import segment_keys
+from stream.core.scales import DAY_MS, HOUR_MS, MINUTE_MS, scale_name
+from stream.core.state import NEVER_MS
+
+__all__ = ["CoVisitationChannel", "ItemStatistics", "PopularityChannel", "SegmentField", "StatisticsSpec"]
+
+SHARE_FLOOR: Final = 1e-6
+"""Added to a share before its logarithm: the popularity of what nobody touches."""
+_REBASE_HALF_LIVES: Final = 40.0
+"""A landmark moves when newer events weigh 2^40 times its own: far from float32's 2^127."""
+_NEGLIGIBLE: Final = 1e-30
+"""Weights below are zero: denormal numbers would slow every pass over a row."""
+N_LISTED: Final = 128
+"""Items in each popularity list."""
+
+
+@dataclass(frozen=True, slots=True)
+class PopularityChannel:
+    """One decayed count per item.
+
+    Attributes:
+        half_life_ms: after this long an event counts half.
+        of: which events count: all, those that continue a session, or those that do so after an event whose segment
+            field had a given value ("previous").
+        field: count per value of this context field (of the event, or of the one before it when `of` is "previous").
+    """
+
+    half_life_ms: int
+    of: Literal["all", "continuing", "previous"] = "all"
+    field: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.half_life_ms <= 0:
+            raise ValueError(f"a half-life must be positive, not {self.half_life_ms} ms")
+        if self.of == "previous" and self.field is None:
+            raise ValueError("popularity after an event of a segment needs the segment's field")
+
+    @property
+    def name(self) -> str:
+        """For reasons, reports and feature names: `all:5m`, `continuing:1h`, `all:1h:device`."""
+        name = f"{self.of}:{scale_name(self.half_life_ms)}"
+        return name if self.field is None else f"{name}:{self.field}"
+
+
+@dataclass(frozen=True, slots=True)
+class CoVisitationChannel:
+    """One decayed weight per pair of items.
+
+    Attributes:
+        half_life_ms: after this long a transition counts half.
+        of: "next": an item and the one right after it in a session; "any": and any of the next three; "back": an item
+            and any of the three before it.
+    """
+
+    half_life_ms: int
+    of: Literal["next", "any", "back"] = "any"
+
+    @property
+    def name(self) -> str:
+        """For feature names: `next:1d`."""
+        return f"{self.of}:{scale_name(self.half_life_ms)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentField:
+    """A context field with the values that are counted apart; every other value counts as one more."""
+
+    field: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=False)
+class StatisticsSpec:
+    """Which statistics are kept. The defaults are those that won on news clicks, see the README's table of quality."""
+
+    popularity: tuple[PopularityChannel, ...] = (
+        *(PopularityChannel(h) for h in (5 * MINUTE_MS, 30 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, DAY_MS)),
+        *(PopularityChannel(h, "continuing") for h in (5 * MINUTE_MS, 30 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, DAY_MS)),
+    )
+    co_visitation: tuple[CoVisitationChannel, ...] = (
+        CoVisitationChannel(DAY_MS, "next"),
+        CoVisitationChannel(DAY_MS, "any"),
+        CoVisitationChannel(HOUR_MS, "any"),
+        CoVisitationChannel(DAY_MS, "back"),
+    )
+    segments: tuple[SegmentField, ...] = ()
+    n_slots: int = 128
+
+    def __post_init__(self) -> None:
+        declared = [segment.field for segment in self.segments]
+        if len(set(declared)) != len(declared):
+            raise ValueError(f"segment fields repeat: {declared}")
+        for channel in self.popularity:
+            if channel.field is not None and channel.field not in declared:
+                raise ValueError(f"popularity by {channel.field!r} needs that field among the segments {declared}")
+        if not self.popularity or not self.co_visitation:
+            raise ValueError("at least one popularity and one co-visitation channel are needed")
+        if not 1 <= self.n_slots <= 1024:
+            raise ValueError(f"n_slots must be between 1 and 1024, not {self.n_slots}")
+
+    @property
+    def segment_fields(self) -> tuple[str, ...]:
+        """Context fields that events must carry over into batches."""
+        return tuple(segment.field for segment in self.segments)
+
+    def n_values(self, field: str) -> int:
+        """Codes of a segment field: its values and one for all others."""
+        return 1 + next(len(segment.values) for segment in self.segments if segment.field == field)
+
+    @cached_property
+    def first_column(self) -> tuple[int, ...]:
+        """Where each popularity channel's columns begin; the last entry is the number of columns."""
+        starts = [0]
+        for channel in self.popularity:
+            starts.append(starts[-1] + (1 if channel.field is None else self.n_values(channel.field)))
+        return tuple(starts)
+
+
+@dataclass(slots=True)
+class _Segments:
+    """Sorted keys of a field's values, for turning keys into codes."""
+
+    keys: NDArray[np.uint32]
+    codes: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, segment: SegmentField) -> _Segments:
+        keys = segment_keys(segment.values)
+        order = np.argsort(keys)
+        return cls(keys[order], (order + 1).astype(np.int32))
+
+    def encode(self, keys: NDArray[np.uint32]) -> NDArray[np.int32]:
+        if len(self.keys) == 0:
+            return np.zeros(keys.shape, np.int32)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, self.codes[at], 0).astype(np.int32)
+
+
+@dataclass(slots=True)
+class ItemStatistics:
+    """The arrays, and the view that scoring reads: `apply` adds activity, `refresh` rebuilds what is derived.
+
+    Scoring reads the arrays directly, so `apply` belongs between batches, followed by `refresh`; what is read in between
+    is one consistent view, the one as of `offset` in the activity topic.
+
+    Attributes:
+        spec: what is kept.
+        catalogue: the numbers of items.
+        offset: offset in the activity topic of the last message of the view, -1 before the first.
+        items_offset: the same in the items topic.
+        counted: input partition ("topic/partition") -> the next of its offsets to be counted.
+        n_gaps: messages that began after the next offset that was due.
+        weight: (capacity, n_columns) forward-decayed counts; column p relative to landmark_ms[p].
+        log_share: (capacity, n_columns) log(share + 1e-6) as of the view.
+        listed: (n_columns, N_LISTED) the most popular available items per column, best first, -1 beyond the last.
+        newest: (N_LISTED,) the available items that were published last, newest first, -1 beyond the last.
+        first_ms: (capacity,) event time of an item's first appearance.
+        slot_item: (capacity, n_slots) neighbours, -1 for a free slot; used slots come first.
+        slot_weight: (capacity, n_slots, W) decayed transitions as of row_ms.
+        row_sum: (capacity, W) all transitions of the row, evicted ones included, as of row_ms.
+        row_ms: (capacity,) time that the row's weights are valued at.
+    """
+
+    spec: StatisticsSpec
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    offset: int = -1
+    items_offset: int = -1
+    counted: dict[str, int] = field(default_factory=dict)
+    n_gaps: int = 0
+    weight: NDArray[np.float32] = field(init=False)
+    total: NDArray[np.float64] = field(init=False)
+    landmark_ms: NDArray[np.int64] = field(init=False)
+    log_share: NDArray[np.float32] = field(init=False)
+    listed: NDArray[np.int32] = field(init=False)
+    newest: NDArray[np.int32] = field(init=False)
+    first_ms: NDArray[np.int64] = field(init=False)
+    slot_item: NDArray[np.int32] = field(init=False)
+    slot_weight: NDArray[np.float32] = field(init=False)
+    row_sum: NDArray[np.float32] = field(init=False)
+    row_ms: NDArray[np.int64] = field(init=False)
+    _half_life_ms: NDArray[np.float64] = field(init=False)
+    _pair_half_life_ms: NDArray[np.float64] = field(init=False)
+    _pair_of: NDArray[np.uint8] = field(init=False)
+    _segments: list[_Segments] = field(init=False)
+
+    def __post_init__(self) -> None:
+        spec, n_columns, n_pairs = self.spec, self.spec.first_column[-1], len(self.spec.co_visitation)
+        self.weight = np.zeros((0, n_columns), np.float32)
+        self.total = np.zeros(n_columns, np.float64)
+        self.landmark_ms = np.full(n_columns, NEVER_MS, np.int64)
+        self.log_share = np.zeros((0, n_columns), np.float32)
+        self.listed = np.full((n_columns, N_LISTED), -1, np.int32)
+        self.newest = np.full(N_LISTED, -1, np.int32)
+        self.first_ms = np.zeros(0, np.int64)
+        self.slot_item = np.zeros((0, spec.n_slots), np.int32)
+        self.slot_weight = np.zeros((0, spec.n_slots, n_pairs), np.float32)
+        self.row_sum = np.zeros((0, n_pairs), np.float32)
+        self.row_ms = np.zeros(0, np.int64)
+        columns = np.diff(spec.first_column)
+        self._half_life_ms = np.repeat([float(channel.half_life_ms) for channel in spec.popularity], columns)
+        self._pair_half_life_ms = np.array([float(channel.half_life_ms) for channel in spec.co_visitation])
+        self._pair_of = np.array([("next", "any", "back").index(c.of) for c in spec.co_visitation], np.uint8)
+        self._segments = [_Segments.of(segment) for segment in spec.segments]
+        self._grow()
+        self.refresh()
+
+    @property
+    def pair_half_life_ms(self) -> NDArray[np.float64]:
+        """(W,) half-life of each co-visitation channel."""
+        return self._pair_half_life_ms
+
+    @property
+    def n_bytes_per_item(self) -> int:
+        """Memory that one item takes in the arrays, without its id."""
+        arrays = (self.weight, self.log_share, self.first_ms, self.slot_item, self.slot_weight, self.row_sum, self.row_ms)
+        return sum(array[:1].nbytes for array in arrays)
+
+    def segment_codes(self, segments: NDArray[np.uint32]) -> NDArray[np.int32]:
+        """(B, S) context keys in the order of the spec's fields -> (B, S) codes; 0 for missing and for other values."""
+        codes = np.zeros(segments.shape, np.int32)
+        for column, encoder in enumerate(self._segments):
+            codes[:, column] = encoder.encode(segments[:, column])
+        return codes
+
+    def apply(self, batch: ActivityBatch) -> None:
+        """Count what a batch of activity adds; offsets of its source that were counted before are left out."""
+        due = self.counted.get(batch.source)
+        if due is not None and batch.last < due:
+            return
+        if due is not None and batch.first > due:
+            self.n_gaps += 1  # its range may have been lost to retention; to wait for it would stop the statistics
+        self.counted[batch.source] = batch.last + 1
+        rows = slice(None) if due is None else slice(int(np.searchsorted(batch.offset, due)), None)
+        if len(batch.offset[rows]) == 0:
+            return
+        item = self.catalogue.add(batch.item_ids)[batch.item[rows]]
+        self._grow()
+        channel_of, code_of = self._columns(batch, rows)
+        _count(
+            item,
+            batch.ts_ms[rows],
+            batch.weight[rows],
+            batch.continues[rows],
+            self.catalogue.index.lookup(batch.previous[rows]),
+            channel_of,
+            code_of,
+            np.array(self.spec.first_column[:-1], np.int64),
+            self._half_life_ms,
+            self.landmark_ms,
+            self.weight,
+            self.total,
+            self.first_ms,
+            self._pair_of,
+            self._pair_half_life_ms,
+            self.slot_item,
+            self.slot_weight,
+            self.row_sum,
+            self.row_ms,
+        )
+
+    def update_items(self, updates: Sequence[ItemUpdate]) -> None:
+        """Take over what the `items` topic says; seen by scoring after `refresh`."""
+        self.catalogue.update(updates)
+        self._grow()
+
+    def refresh(self) -> None:
+        """Rebuild what is derived from the counts: shares and popularity lists. Once per view, never per event."""
+        n_items = len(self.catalogue)
+        _derive(
+            n_items,
+            self.weight,
+            self.total,
+            self.catalogue.key,
+            self.catalogue.available,
+            self.log_share,
+            self.listed,
+        )
+        self.newest.fill(-1)
+        published = self.catalogue.published_ms[:n_items]
+        dated = np.flatnonzero((published != NEVER_MS) & self.catalogue.available[:n_items])
+        if len(dated) > N_LISTED:
+            dated = dated[np.argpartition(-published[dated], N_LISTED)[: N_LISTED * 2]]
+        order = np.lexsort((self.catalogue.key[dated], -published[dated]))[:N_LISTED]
+        self.newest[: len(order)] = dated[order]
+
+    def advance(self, batches: Sequence[tuple[int, ActivityBatch]], updates: Sequence[ItemUpdate] = ()) -> None:
+        """Move the view on: count (offset, batch) pairs of the activity topic in order, take updates over, refresh."""
+        for offset, batch in batches:
+            self.apply(batch)
+            self.offset = offset
+        if updates:
+            self.update_items(updates)
+        self.refresh()
+
+    def _columns(self, batch: ActivityBatch, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """(n_channels,) which events a channel counts, and (N, n_channels) the column within it, by segment."""
+        fields = self.spec.segment_fields
+        place = {name: column for column, name in enumerate(batch.segment_fields)}
+        codes: dict[tuple[bool, str], NDArray[np.int32]] = {}
+        channel_of = np.zeros(len(self.spec.popularity), np.uint8)
+        code_of = np.zeros((len(batch.offset[rows]), len(self.spec.popularity)), np.int32)
+        for number, channel in enumerate(self.spec.popularity):
+            channel_of[number] = 0 if channel.of == "all" else 1
+            if channel.field is None or channel.field not in place:
+                continue
+            key = (channel.of == "previous", channel.field)
+            if key not in codes:
+                keys = (batch.previous_segments if key[0] else batch.segments)[rows, place[channel.field]]
+                codes[key] = self._segments[fields.index(channel.field)].encode(keys)
+            code_of[:, number] = codes[key]
+        return channel_of, code_of
+
+    def _grow(self) -> None:
+        n_old, capacity = len(self.row_ms), self.catalogue.capacity
+        if capacity <= n_old:
+            return
+
+        def grown(column: NDArray[Any], fill: object) -> NDArray[Any]:
+            wider = np.full((capacity, *column.shape[1:]), fill, column.dtype)
+            wider[:n_old] = column
+            return wider
+
+        self.weight = grown(self.weight, 0)
+        self.log_share = grown(self.log_share, np.log(SHARE_FLOOR))
+        self.first_ms = grown(self.first_ms, NEVER_MS)
+        self.slot_item = grown(self.slot_item, -1)
+        self.slot_weight = grown(self.slot_weight, 0)
+        self.row_sum = grown(self.row_sum, 0)
+        self.row_ms = grown(self.row_ms, NEVER_MS)
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """All that `restore` needs, as arrays that `numpy.savez` stores without pickling."""
+        n_items = len(self.catalogue)
+        words = {
+            "ids": self.catalogue.ids,
+            "categories": self.catalogue.categories,
+            "titles": [[number, title] for number, title in self.catalogue.titles.items()],
+            "counted": self.counted,
+            "offset": self.offset,
+            "items_offset": self.items_offset,
+            "spec": repr(self.spec),
+        }
+        arrays: dict[str, NDArray[Any]] = {
+            name: getattr(self, name)[:n_items].copy()
+            for name in ("weight", "first_ms", "slot_item", "slot_weight", "row_sum", "row_ms")
+        }
+        for name in ("available", "category", "published_ms"):
+            arrays[name] = getattr(self.catalogue, name)[:n_items].copy()
+        arrays |= {"total": self.total.copy(), "landmark_ms": self.landmark_ms.copy()}
+        arrays["words"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
+        return arrays
+
+    @classmethod
+    def restore(cls, spec: StatisticsSpec, arrays: Mapping[str, NDArray[Any]]) -> ItemStatistics:
+        """What `snapshot` was taken of.
+
+        Raises:
+            ValueError: the snapshot belongs to other statistics, or its arrays do not fit together.
+        """
+        words = json.loads(bytes(arrays["words"].astype(np.uint8)))
+        if words["spec"] != repr(spec):
+            raise ValueError("the snapshot holds other statistics than this bundle asks for")
+        view = cls(spec, Catalogue(words["ids"]))
+        n_items = len(view.catalogue)
+        for name in ("weight", "first_ms", "slot_item", "slot_weight", "row_sum", "row_ms"):
+            column = getattr(view, name)
+            if arrays[name].shape != (n_items, *column.shape[1:]) or arrays[name].dtype != column.dtype:
+                raise ValueError(f"{name} of the snapshot has the shape {arrays[name].shape}")
+            column[:n_items] = arrays[name]
+        for name in ("available", "category", "published_ms"):
+            getattr(view.catalogue, name)[:n_items] = arrays[name]
+        for category in words["categories"]:
+            view.catalogue._category(category)
+        view.catalogue.titles = {int(number): str(title) for number, title in words["titles"]}
+        view.total[:], view.landmark_ms[:] = arrays["total"], arrays["landmark_ms"]
+        view.counted = {str(source): int(due) for source, due in words["counted"].items()}
+        view.offset, view.items_offset = int(words["offset"]), int(words["items_offset"])
+        view.refresh()
+        return view
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _count(
+    item: Any,
+    ts_ms: Any,
+    event_weight: Any,
+    continues: Any,
+    previous: Any,
+    channel_of: Any,
+    code_of: Any,
+    first_column: Any,
+    half_life_ms: Any,
+    landmark_ms: Any,
+    weight: Any,
+    total: Any,
+    first_ms: Any,
+    pair_of: Any,
+    pair_half_life_ms: Any,
+    slot_item: Any,
+    slot_weight: Any,
+    row_sum: Any,
+    row_ms: Any,
+) -> None:
+    n_pairs = len(pair_of)
+    add = np.empty(n_pairs, np.float32)
+    for row in range(len(item)):
+        i, t, w = item[row], ts_ms[row], event_weight[row]
+        if first_ms[i] == NEVER_MS or t < first_ms[i]:
+            first_ms[i] = t
+        if w <= 0:
+            continue
+        for channel in range(len(channel_of)):
+            if channel_of[channel] == 1 and not continues[row]:
+                continue
+            p = first_column[channel] + code_of[row, channel]
+            if landmark_ms[p] == NEVER_MS:
+                landmark_ms[p] = t
+            age = (t - landmark_ms[p]) / half_life_ms[p]
+            if age > _REBASE_HALF_LIVES:
+                factor = np.float32(2.0**-age)
+                for j in range(len(weight)):
+                    weight[j, p] *= factor
+                    if weight[j, p] < _NEGLIGIBLE:
+                        weight[j, p] = 0.0
+                total[p] *= 2.0**-age
+                landmark_ms[p] = t
+                age = 0.0
+            grown = w * 2.0**age
+            weight[i, p] += np.float32(grown)
+            total[p] += grown
+        for lag in range(previous.shape[1]):
+            before = previous[row, lag]
+            if before < 0:
+                continue
+            for c in range(n_pairs):
+                add[c] = w if (pair_of[c] == 1 or (pair_of[c] == 0 and lag == 0)) else 0.0
+            _credit(before, i, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
+            any_back = False
+            for c in range(n_pairs):
+                add[c] = w if pair_of[c] == 2 else 0.0
+                any_back = any_back or pair_of[c] == 2
+            if any_back:
+                _credit(i, before, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _credit(
+    row: Any,
+    neighbour: Any,
+    t: Any,
+    add: Any,
+    pair_half_life_ms: Any,
+    slot_item: Any,
+    slot_weight: Any,
+    row_sum: Any,
+    row_ms: Any,
+) -> None:
+    n_slots, n_pairs = slot_weight.shape[1], slot_weight.shape[2]
+    slots = slot_item[row]
+    weights = slot_weight[row]
+    if row_ms[row] == NEVER_MS:
+        row_ms[row] = t
+    if t > row_ms[row]:
+        factor = np.empty(n_pairs, np.float32)
+        for c in range(n_pairs):
+            factor[c] = np.float32(2.0 ** (-(t - row_ms[row]) / pair_half_life_ms[c]))
+            row_sum[row, c] *= factor[c]
+        for s in range(n_slots):
+            if slots[s] < 0:
+                break
+            for c in range(n_pairs):
+                weights[s, c] *= factor[c]
+                if weights[s, c] < _NEGLIGIBLE:
+                    weights[s, c] = 0.0
+        row_ms[row] = t
+    place, weakest = -1, np.float32(np.inf)
+    for s in range(n_slots):
+        if slots[s] == neighbour:
+            place = s
+            break
+        if slots[s] < 0:
+            place = s
+            slots[s] = neighbour
+            break
+    if place < 0:  # full: the weakest neighbour makes room
+        for s in range(n_slots):
+            strength = np.float32(0.0)
+            for c in range(n_pairs):
+                strength += weights[s, c]
+            if strength < weakest:
+                weakest = strength
+                place = s
+        slots[place] = neighbour
+        for c in range(n_pairs):
+            weights[place, c] = 0.0
+    for c in range(n_pairs):
+        if add[c] > 0:
+            late = np.float32(1.0)
+            if t < row_ms[row]:
+                late = np.float32(2.0 ** (-(row_ms[row] - t) / pair_half_life_ms[c]))
+            weights[place, c] += add[c] * late
+            row_sum[row, c] += add[c] * late
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _derive(n_items: Any, weight: Any, total: Any, key: Any, available: Any, log_share: Any, listed: Any) -> None:
+    n_columns, n_listed = listed.shape
+    floor = np.float32(np.log(SHARE_FLOOR))
+    n_used = np.zeros(n_columns, np.int64)
+    best = np.zeros((n_columns, n_listed), np.float32)
+    for p in range(n_columns):
+        listed[p] = -1
+    for i in range(n_items):
+        for p in range(n_columns):
+            w = weight[i, p]
+            if w <= 0:
+                log_share[i, p] = floor
+                continue
+            share = w / total[p]
+            log_share[i, p] = np.log(share + SHARE_FLOOR) if share > 1e-9 else floor
+            if not available[i]:
+                continue
+            n = n_used[p]
+            if n == n_listed:
+                last = listed[p, n - 1]
+                if w < best[p, n - 1] or (w == best[p, n - 1] and key[i] > key[last]):
+                    continue
+                n -= 1
+            while n > 0 and (best[p, n - 1] < w or (best[p, n - 1] == w and key[listed[p, n - 1]] > key[i])):
+                best[p, n] = best[p, n - 1]
+                listed[p, n] = listed[p, n - 1]
+                n -= 1
+            best[p, n] = w
+            listed[p, n] = i
+            if n_used[p] < n_listed:
+                n_used[p] += 1
