@@ -62,7 +62,7 @@ class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
     ] = None
     context: Annotated[
         dict[str, Scalar] | None,
-        Meta(description="Circumstances: device, referrer, country and the like. Flat; numbers and text are one."),
+        Meta(description="Circumstances: device, referrer, country and the like. Flat; 3, 3.0 and '3' are the same."),
     ] = None
     n: Annotated[_Positive | None, Meta(description="How many items to recommend. Only on `request`.")] = None
     exclude: Annotated[list[str] | None, Meta(description="Items not to recommend. Only on `request`.")] = None
@@ -74,18 +74,14 @@ class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
 class Item(Struct, kw_only=True, omit_defaults=True, gc=False):
     """What is known of an item. JSON on `items`, which is compacted; the record's key is the item's id.
 
-    A record without a value removes the item. Fields that are not listed are ignored; null means absent.
+    A record without a value removes the item. Fields that are not listed are ignored.
     """
 
-    item_id: Annotated[str | None, Meta(description="The item; the record's key if absent, equal to it if given.")] = (
-        None
-    )
+    item_id: Annotated[str | None, Meta(description="If given, it must be the same as the record's key.")] = None
     category: Annotated[str | None, Meta(description="The one category that the item belongs to.")] = None
     title: Annotated[str | None, Meta(description="What people call it.")] = None
     available: Annotated[bool, Meta(description="Whether it may be recommended.")] = True
-    published_ms: Annotated[_Count | None, Meta(description="When it came into the world, UTC epoch milliseconds.")] = (
-        None
-    )
+    published_ms: Annotated[_Count | None, Meta(description="When it was published, UTC epoch milliseconds.")] = None
     attributes: Annotated[dict[str, Scalar] | None, Meta(description="Anything else; flat.")] = None
 
 
@@ -139,8 +135,8 @@ class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):
     reason: Annotated[str, Meta(description="A short code, made for machines.")]
     detail: Annotated[str, Meta(description="What exactly was found, made for people.")]
     topic: Annotated[str, Meta(description="Where the record was.")]
-    partition: Annotated[int, Meta(ge=0)]
-    offset: Annotated[int, Meta(ge=0)]
+    partition: Annotated[int, Meta(description="Its partition.", ge=0)]
+    offset: Annotated[int, Meta(description="Its offset.", ge=0)]
     ts_ms: Annotated[int | None, Meta(description="The record's own timestamp, null if it has none.")]
     key: Annotated[bytes | None, Meta(description="The record's key, cut at the same limit as the value.")]
     key_bytes: Annotated[_Count | None, Meta(description="Length of the whole key.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Any, Final
 
 import msgspec
@@ -111,7 +112,9 @@ _KEYS: Final = {
 def _schemas(ref_template: str, types: EventTypes, limits: Limits) -> dict[str, JsonObject]:
     """Type's name -> its schema, with what the types alone do not say: this deployment's names and limits."""
     _, schemas = msgspec.json.schema_components(tuple(MESSAGES.values()), ref_template=ref_template)
-    components: dict[str, JsonObject] = {name: dict(schema) for name, schema in schemas.items()}
+    components: dict[str, JsonObject] = {
+        name: {**schema, "description": cleandoc(schema["description"])} for name, schema in schemas.items()
+    }
     event = components["Event"]
     fields = event["properties"]
     fields["event_type"]["enum"] = [*types.names, *CONTROL_TYPES]
