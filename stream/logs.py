@@ -4,9 +4,9 @@ The normal form has the columns of `EVENT_COLUMNS` and one text column for each 
 is which is said by a `ColumnMapping`; what it leaves open is guessed from the columns' names and values, and the guess
 can be shown (`ColumnMapping.describe`).
 
-Nothing is dropped here: a row without a user, with an unreadable time or a broken line of JSON comes out with nulls, so
-that whoever consumes the log (the worker, with its dead letters) accounts for every row. Files are streamed: memory does
-not grow with their length.
+Nothing is dropped here: a row without a user, with an unreadable time or a broken line of JSON comes out with nulls,
+so that whoever consumes the log (the worker, with its dead letters) accounts for every row. Files are streamed: memory
+does not grow with their length.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def test_every_format_gives_the_same_normal_form(tmp_path: Path, name: str) -> N
     assert log.guessed
 
 
-def _frame_of(path: Path, table: dict[str, list[Any]], mapping: ColumnMapping | None = None) -> pl.DataFrame:
+def _frame_of(path: Path, table: Mapping[str, Any], mapping: ColumnMapping | None = None) -> pl.DataFrame:
     pl.DataFrame(table, strict=False).write_parquet(path)
     return open_log(path, mapping).frame()
 
@@ -105,7 +105,8 @@ def test_a_named_column_beats_the_guess_and_empty_means_none(tmp_path: Path) -> 
 def test_the_guess_can_be_shown(tmp_path: Path) -> None:
     """One line that names every column used."""
     path = tmp_path / "orders.parquet"
-    pl.DataFrame({"CustomerID": [1], "StockCode": ["a"], "InvoiceDate": ["12/13/2010 8:26"], "Quantity": [-1]}).write_parquet(path)  # fmt: skip
+    table = {"CustomerID": [1], "StockCode": ["a"], "InvoiceDate": ["12/13/2010 8:26"], "Quantity": [-1]}
+    pl.DataFrame(table).write_parquet(path)
     assert open_log(path).mapping.describe() == (
         "user_id from CustomerID; item_id from StockCode; ts_ms from InvoiceDate (%m/%d/%Y %H:%M); "
         "event_type 'purchase'; value from Quantity; negative values are 'return'"
@@ -255,7 +256,8 @@ def test_whole_floats_are_ids_without_a_point(tmp_path: Path) -> None:
 
 def test_types_are_taken_from_their_column_under_our_names(tmp_path: Path) -> None:
     """`addtocart` is a cart; unknown names stay as they are."""
-    table = {"user": ["u"] * 4, "item": ["i"] * 4, "ts": [NOON_MS] * 4, "event": ["view", "addtocart", "Transaction", "Zap"]}  # fmt: skip
+    types = ["view", "addtocart", "Transaction", "Zap"]
+    table = {"user": ["u"] * 4, "item": ["i"] * 4, "ts": [NOON_MS] * 4, "event": types}
     assert _frame_of(tmp_path / "log.parquet", table)["event_type"].to_list() == ["view", "cart", "purchase", "Zap"]
 
 
@@ -284,7 +286,8 @@ def test_a_log_comes_in_bounded_batches_in_its_own_order(tmp_path: Path) -> None
     """What is held at a time does not grow with the log."""
     path = tmp_path / "log.parquet"
     n_rows = 180_000
-    pl.DataFrame({"user": range(n_rows), "item": range(n_rows), "ts": range(NOON_MS, NOON_MS + n_rows)}).write_parquet(path)  # fmt: skip
+    times = range(NOON_MS, NOON_MS + n_rows)
+    pl.DataFrame({"user": range(n_rows), "item": range(n_rows), "ts": times}).write_parquet(path)
     batches = list(open_log(path).batches())
     assert max(len(batch) for batch in batches) <= 50_000
     assert pl.concat(batches)["ts_ms"].to_list() == list(range(NOON_MS, NOON_MS + n_rows))
