@@ -204,7 +204,6 @@ def write_bundle(
     vocabulary: Sequence[str] = (),
     n_state: int = 0,
     state_dtype: Literal["float16", "float32"] = "float16",
-    scales_ms: Sequence[int] = (),
     policy: Policy = Policy(),  # noqa: B008  it is frozen
     metrics: Mapping[str, float] | None = None,
     description: str = "",
@@ -230,12 +229,14 @@ def write_bundle(
     unknown = [wanted for wanted in inputs if wanted not in offered]
     if unknown:
         raise ValueError(f"inputs {unknown} are not on the menu of features: {sorted(offered)}")
+    if space == "candidates" and "candidates" not in inputs:
+        raise ValueError("a model that ranks candidates has `candidates` among its inputs")
     reference = ModuleScorer(module, inputs={n: offered[n] for n in inputs}, n_state=n_state, space=space)
     if example is None:
         example = example_inputs(reference.inputs, n_vocabulary=len(vocabulary))
     rows = {n: np.ascontiguousarray(example[n], spec.dtype) for n, spec in reference.inputs.items() if n in example}
     golden = Parity(rows, reference.score(rows))
-    outputs = _declare_outputs(golden, space, n_state)
+    outputs = _declare_outputs(golden, reference)
     model = export_module(reference, rows)
     _check_export(model, reference, rows, outputs)
     files = {
@@ -254,13 +255,13 @@ def write_bundle(
             outputs={n: Tensor.of(spec) for n, spec in outputs.items()},
             n_state=n_state,
             state_dtype=state_dtype,
-            scales_ms=tuple(scales_ms),
+            scales_ms=tuple(scale.span_ms for scale in features.state.scales),
             features=dict(features.to_json()),
             feature_digest=features.digest(),
             n_vocabulary=len(vocabulary),
             policy=policy,
             training=training,
-            metrics=dict(metrics or {}),
+            metrics=dict(sorted((metrics or {}).items())),
             files={n: FileEntry.of(content) for n, content in files.items()},
         )
     )
@@ -271,7 +272,7 @@ def write_bundle(
     return manifest
 
 
-def _declare_outputs(golden: Parity, space: Space, n_state: int) -> dict[str, TensorSpec]:
+def _declare_outputs(golden: Parity, reference: ModuleScorer) -> dict[str, TensorSpec]:
     """The outputs' types and shapes, and a check that the module keeps to the contract."""
     items, scores = golden.outputs["items"], golden.outputs["scores"]
     if items.dtype != np.int64 or scores.dtype != np.float32 or items.ndim != 2 or items.shape != scores.shape:
@@ -281,10 +282,10 @@ def _declare_outputs(golden: Parity, space: Space, n_state: int) -> dict[str, Te
         )
     if any(np.isnan(array).any() for array in golden.outputs.values()):
         raise ValueError("the module gives NaN on the golden inputs")
-    width: int | str = "C" if space == "candidates" else items.shape[1]
+    width = items.shape[1] if reference.space == "vocabulary" else reference.inputs["candidates"].shape[1]
     outputs = {"items": TensorSpec("int64", ("B", width)), "scores": TensorSpec("float32", ("B", width))}
-    if n_state > 0:
-        outputs["state"] = TensorSpec("float32", ("B", n_state))
+    if reference.n_state > 0:
+        outputs["state"] = TensorSpec("float32", ("B", reference.n_state))
     return outputs
 
 
@@ -438,10 +439,8 @@ def _put(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _torch_type(spec: TensorSpec) -> torch.dtype:
-    kind = getattr(torch, spec.dtype)
-    if not isinstance(kind, torch.dtype):
-        raise ValueError(f"{spec.dtype!r} is no type of PyTorch")
-    return kind
+    found: torch.dtype = getattr(torch, spec.dtype)
+    return found
 
 
 @contextmanager

@@ -3,7 +3,8 @@
     models/live.json   {"active": "ranker-v2", "previous": "ranker-v1"}
 
 Paths are relative to the channel's own folder where they lie below it, so that models/ can be moved as a whole.
-Pure file logic: workers poll, and a person (or a training job) activates and rolls back; nothing else is shared between them.
+Pure file logic: workers poll, and a person (or a training job) activates and rolls back; nothing else is shared between
+them.
 """
 
 from __future__ import annotations

@@ -170,6 +170,9 @@ def _check_features(folder: Path, manifest: Manifest) -> FeatureSpec:
             found=manifest.feature_digest,
             hint=RETRAIN,
         )
+    scales_ms = tuple(scale.span_ms for scale in features.state.scales)
+    if manifest.scales_ms != scales_ms:
+        raise BundleError(file, "its time scales (ms)", expected=list(scales_ms), found=list(manifest.scales_ms))
     offered = {name: Tensor.of(spec) for name, spec in menu(features, manifest.n_state).items()}
     for name, wanted in manifest.inputs.items():
         if name not in offered:
@@ -185,7 +188,7 @@ def _read_vocabulary(folder: Path, manifest: Manifest, content: bytes) -> list[s
     file = folder / VOCABULARY
     try:
         vocabulary = msgspec.json.decode(content, type=list[str])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(file, f"it is not a JSON list of strings: {error}") from error
     if len(vocabulary) != manifest.n_vocabulary:
         raise BundleError(file, "its number of items", expected=manifest.n_vocabulary, found=len(vocabulary))

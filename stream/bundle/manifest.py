@@ -1,7 +1,7 @@
 """What a bundle says about itself: `manifest.json`, and nothing else in the folder is believed without it.
 
-The text is stable (fixed field order, sorted keys, two spaces), so that a version control system shows what changed.
-`seal` is the SHA-256 of the manifest with an empty seal. With the hashes of the other files inside, it makes one figure
+The text is stable (fields in a fixed order, indented), so that a version control system shows what changed.
+`seal` is the SHA-256 of the same text with an empty seal. With the hashes of the other files inside, it makes one figure
 stand for the whole bundle: the digest. It protects against accidents, not against a forger, who can seal as well.
 """
 
@@ -134,7 +134,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         n_vocabulary: strings in the vocabulary.
         metrics: what was measured when it was trained, by name, such as "news/hr@10".
         files: the other files of the folder, by name.
-        seal: SHA-256 over all the rest.
+        seal: SHA-256 of the text with this field empty.
     """
 
     format: Literal[1] = FORMAT
@@ -198,8 +198,14 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return max(1, int.from_bytes(bytes.fromhex(self.digest())[:4], "little"))
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the manifest without its seal, and so of the whole bundle."""
-        return hashlib.sha256(encode_manifest(msgspec.structs.replace(self, seal=""))).hexdigest()
+        """The seal, which stands for the whole bundle.
+
+        Raises:
+            ValueError: the manifest was never sealed.
+        """
+        if _SHA256.fullmatch(self.seal) is None:
+            raise ValueError("this manifest has no seal yet")
+        return self.seal
 
 
 class _Version(Struct):
@@ -209,13 +215,17 @@ class _Version(Struct):
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The text of `manifest.json`: the same manifest gives the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+    """The text of `manifest.json`: the same manifest gives the same bytes.
+
+    Keys are not sorted: in the feature specification, the order of the event types is what gives them their codes.
+    """
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def seal_manifest(manifest: Manifest) -> Manifest:
     """The manifest with the seal that belongs to it."""
-    return msgspec.structs.replace(manifest, seal=manifest.digest())
+    blank = encode_manifest(msgspec.structs.replace(manifest, seal=""))
+    return msgspec.structs.replace(manifest, seal=hashlib.sha256(blank).hexdigest())
 
 
 def decode_manifest(content: bytes) -> Manifest:
@@ -230,8 +240,11 @@ def decode_manifest(content: bytes) -> Manifest:
             named = "none" if version is UNSET else version
             raise ValueError(f"its format is {named}, and this version of polytempo reads format {FORMAT}")
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
-    if manifest.seal != manifest.digest():
-        raise ValueError(f"its seal is broken: expected {manifest.digest()}, found {manifest.seal!r}")
+    # Over the bytes as they are, so that fields which a later version adds do not break the seals of older bundles.
+    blank = content.replace(f'"seal": "{manifest.seal}"'.encode(), b'"seal": ""')
+    digest = hashlib.sha256(blank).hexdigest()
+    if manifest.seal != digest:
+        raise ValueError(f"its seal is broken: expected {digest}, found {manifest.seal!r}")
     return manifest
