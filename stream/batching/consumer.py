@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ from mode.utils.futures import maybe_async, notify
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases before anything is patched)
 from stream.batching.ledger import Admission, Ledger
+from stream.batching.pace import Pace
 from stream.batching.table import BatchTable
 
 if TYPE_CHECKING:
@@ -90,6 +92,12 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_bytes = fetch.max_bytes
         return consumer
 
+    def set_fetch(self, max_wait_ms: int, min_bytes: int) -> None:
+        """What fetch requests from now on ask for."""
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._fetch_max_wait_ms = max_wait_ms
+        fetcher._fetch_min_bytes = min_bytes
+
     @property
     def member_generation(self) -> int:
         """The generation as the group coordinator client knows it: -1 once the group has thrown this member out."""
@@ -119,6 +127,8 @@ class BatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ledgers: dict[TP, Ledger] = {}
         self._wanted: set[TP] = {_NOBODY}
+        self._pace = Pace()
+        self._busy = False
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> LoopConsumer:
@@ -210,6 +220,7 @@ class BatchConsumer(driver.Consumer):
                     continue
                 self._refresh()
                 records = await self._thread.getmany(self._wanted, _IDLE_FETCH_S)
+                self._set_pace(sum(map(len, records.values())))
                 if not records:
                     await asyncio.sleep(0)
                     continue
@@ -229,6 +240,16 @@ class BatchConsumer(driver.Consumer):
         except Exception as exc:
             await self.app.crash(exc)
             raise
+
+    def _set_pace(self, n_records: int) -> None:
+        fetch = self.transport.fetch
+        busy = self._pace.busy(n_records, time.monotonic(), fetch.pace_ms / 1000)
+        if busy is not self._busy:
+            self._busy = busy
+            if busy:
+                self._thread.set_fetch(fetch.pace_ms, fetch.pace_bytes)
+            else:
+                self._thread.set_fetch(fetch.max_wait_ms, fetch.min_bytes)
 
     async def _hand_out(self, tp: TP, records: Sequence[ConsumerRecord]) -> None:
         ledger = self._ledgers.get(tp)

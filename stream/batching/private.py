@@ -126,7 +126,7 @@ NAMES: Final[tuple[PrivateName, ...]] = (
         _fetcher=None,
         _coordinator=None,
     ),
-    *_all(Fetcher, _notify=("future",), _fetch_waiters=None),
+    *_all(Fetcher, _notify=("future",), _fetch_waiters=None, _fetch_max_wait_ms=None, _fetch_min_bytes=None),
     *_all(GroupCoordinator, generation=None),
     # What BatchTable and its recovery read.
     *_all(Recovery, tp_to_table=None, active_tps=None, standby_tps=None, active_offsets=None, standby_offsets=None),

@@ -30,6 +30,7 @@ class Setup:
     partitions: int = 4
     extra: tuple[str, ...] = ()
     workdir: Path = field(default_factory=Path)
+    module: str = "tests.batching.app"
 
     @property
     def input(self) -> str:
@@ -63,7 +64,7 @@ class Setup:
         """Start a worker process; its streams go to files named after `label`."""
         directory = self.workdir / label
         directory.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tests.batching.app", "--broker", self.broker, "--group", self.name]
+        command = [sys.executable, "-m", self.module, "--broker", self.broker, "--group", self.name]
         command += ["--input", self.input, "--output", self.output, "--partitions", str(self.partitions)]
         command += ["--datadir", str(directory), *self.extra, *extra]
         out, err = directory / "stdout", directory / "stderr"
