@@ -291,9 +291,7 @@ def assemble(
             columns[c] = channel_column[c]
             if channel_field[c] >= 0:
                 columns[c] += codes[b, channel_field[c]]
-        mark_blocked(
-            b, numbers, ring_ms, ring_kind, session_start_ms, weights, seen, exclude, exclude_start, place
-        )
+        mark_blocked(b, numbers, ring_ms, ring_kind, session_start_ms, weights, seen, exclude, exclude_start, place)
 
         n_found = 0
         if has_only[b]:

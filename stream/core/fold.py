@@ -66,12 +66,10 @@ class Folded:
     gap_s: NDArray[np.float32]
     """(B,) seconds since the user's newest event before this one; 0 for the first and for late ones."""
     earlier: NDArray[np.int32]
-    """(B,) the row of the same user's applied event before this one in the batch, -1 for none: the order of waves."""
+    """(B,) the row of the same user's last event before this one in the batch that changed the record, -1 for none."""
 
 
-def fold(
-    spec: StateSpec, states: States, batch: EventBatch, *, source: int, weights: NDArray[np.float32]
-) -> Folded:
+def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, weights: NDArray[np.float32]) -> Folded:
     """Apply a batch to its users' records.
 
     Args:
@@ -214,6 +212,8 @@ def _fold(
             outcome[row] = REPLAYED
             raw_after[row] = raw[u]
             continue
+        if last_ms[u] != NEVER_MS and ts > last_ms[u] and kind[row] != FORGET:
+            gap_s[row] = (ts - last_ms[u]) / 1000.0
         if kind[row] == REQUEST:
             outcome[row] = REQUESTED
             raw_after[row] = raw[u]
@@ -225,7 +225,8 @@ def _fold(
             raw_after[row] = raw_blank
             changed[u] = True
             erased[u] = True
-            last_row[u] = -1
+            earlier[row] = last_row[u]
+            last_row[u] = row
             continue
         if event_id[row] != 0:
             known = False
@@ -296,8 +297,6 @@ def _fold(
             if continues[row]:
                 for i in range(n_segments):
                     previous_segments[row, i] = s_segment[u, i]
-            if last_ms[u] != NEVER_MS:
-                gap_s[row] = (ts - last_ms[u]) / 1000.0
             for i in range(n_segments):
                 s_segment[u, i] = segments[row, i]
             last_ms[u] = ts

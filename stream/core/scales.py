@@ -36,7 +36,9 @@ class WindowSpec:
 
     def __post_init__(self) -> None:
         if self.span_ms <= 0 or self.n_buckets <= 0:
-            raise ValueError(f"a window needs a positive span and bucket count, not {self.span_ms} ms / {self.n_buckets}")
+            raise ValueError(
+                f"a window needs a positive span and bucket count, not {self.span_ms} ms / {self.n_buckets}"
+            )
         if self.span_ms % self.n_buckets != 0:
             raise ValueError(f"{self.span_ms} ms do not divide into {self.n_buckets} equal buckets")
 

@@ -83,7 +83,9 @@ class StateSpec:
     def dtype(self) -> np.dtype[Any]:
         """The record's dtype. Eight-byte fields stand first, so that every field is aligned without padding between."""
         max_buckets = max(scale.n_buckets for scale in self.scales)
-        return _dtype(self.n_ring, self.n_ids, self.n_sources, len(self.scales), max_buckets, self.n_kinds, self.n_model)
+        return _dtype(
+            self.n_ring, self.n_ids, self.n_sources, len(self.scales), max_buckets, self.n_kinds, self.n_model
+        )
 
     @cached_property
     def layout(self) -> int:
@@ -165,7 +167,8 @@ def blank_states(spec: StateSpec, n: int) -> States:
 
 def encode_state(states: States, row: int) -> bytes:
     """The stored form of one record."""
-    return states[row].tobytes()
+    raw: bytes = states[row].tobytes()
+    return raw
 
 
 def decode_states(spec: StateSpec, stored: Sequence[bytes | None]) -> States:

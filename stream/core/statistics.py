@@ -237,7 +237,15 @@ class ItemStatistics:
     @property
     def n_bytes_per_item(self) -> int:
         """Memory that one item takes in the arrays, without its id."""
-        arrays = (self.weight, self.log_share, self.first_ms, self.slot_item, self.slot_weight, self.row_sum, self.row_ms)
+        arrays = (
+            self.weight,
+            self.log_share,
+            self.first_ms,
+            self.slot_item,
+            self.slot_weight,
+            self.row_sum,
+            self.row_ms,
+        )
         return sum(array[:1].nbytes for array in arrays)
 
     def segment_codes(self, segments: NDArray[np.uint32]) -> NDArray[np.int32]:
@@ -286,6 +294,11 @@ class ItemStatistics:
     def update_items(self, updates: Sequence[ItemUpdate]) -> None:
         """Take over what the `items` topic says; seen by scoring after `refresh`."""
         self.catalogue.update(updates)
+        self._grow()
+
+    def know(self, item_ids: Sequence[str]) -> None:
+        """Number items of which nothing has happened yet, such as a bundle's vocabulary."""
+        self.catalogue.add(item_ids)
         self._grow()
 
     def refresh(self) -> None:

@@ -1,0 +1,399 @@
+"""The menu: every input that a model may ask for, with its shape, its dtype and the one place where it is computed.
+
+A bundle's manifest names the inputs that it wants; training, the worker and backtests all get them from `featurize`.
+All are read as of the event's time, or as of the user's newest event where the event came late.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.candidates import CandidateSpec, Filters, Scratch, assemble
+from stream.core.catalogue import KeyIndex
+from stream.core.events import EventBatch, EventTypes, item_keys
+from stream.core.fold import APPLIED, Folded
+from stream.core.scales import DAY_MS, WindowSpec
+from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, window_counts
+from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, SegmentField, StatisticsSpec
+
+__all__ = [
+    "FeatureSpec",
+    "Features",
+    "TensorSpec",
+    "Vocabulary",
+    "candidate_feature_names",
+    "context_feature_names",
+    "featurize",
+    "menu",
+]
+
+FEATURE_VERSION: Final = 1
+"""Raised whenever the meaning of a feature changes, so that bundles trained on the old meaning are refused."""
+SHRINK: Final = 5.0
+"""Transitions added to a row's sum before a weight is divided by it: rare items speak quietly."""
+_WEEK_MS: Final = 7 * DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output: its NumPy dtype, and its shape with names for axes of any length ("B" is the batch)."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpec:
+    """All that decides what a feature means; part of every bundle, and compared by `digest`.
+
+    Attributes:
+        types: kinds of event and their weights.
+        state: layout of the user's record (`n_model` does not belong here: it is the model's).
+        statistics: what is kept of items.
+        candidates: where candidates come from.
+        n_history: events of the ring that sequence models get.
+    """
+
+    types: EventTypes = field(default_factory=EventTypes)
+    state: StateSpec = field(default_factory=StateSpec)
+    statistics: StatisticsSpec = field(default_factory=StatisticsSpec)
+    candidates: CandidateSpec = field(default_factory=CandidateSpec)
+    n_history: int = 32
+
+    def __post_init__(self) -> None:
+        self.candidates.check(self.statistics)
+        if len(self.statistics.segments) > N_SEGMENTS:
+            raise ValueError(f"{len(self.statistics.segments)} context fields, a record remembers {N_SEGMENTS}")
+        if not 1 <= self.n_history <= self.state.n_ring:
+            raise ValueError(f"a history of {self.n_history} events does not fit into a ring of {self.state.n_ring}")
+        if self.state.n_model != 0:
+            raise ValueError("the width of recurrent state belongs to the model, not to the features")
+
+    def to_json(self) -> dict[str, object]:
+        """Plain lists and dicts, for a manifest."""
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self)))
+        plain["types"] = self.types.as_json()
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> FeatureSpec:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: a field is unknown, missing or impossible; the message names it.
+        """
+        try:
+            state = dict(plain["state"])
+            state["scales"] = tuple(WindowSpec(**scale) for scale in state["scales"])
+            statistics = dict(plain["statistics"])
+            statistics["popularity"] = tuple(PopularityChannel(**c) for c in statistics["popularity"])
+            statistics["co_visitation"] = tuple(CoVisitationChannel(**c) for c in statistics["co_visitation"])
+            statistics["segments"] = tuple(SegmentField(s["field"], tuple(s["values"])) for s in statistics["segments"])
+            candidates = dict(plain["candidates"])
+            candidates["lists"] = tuple((str(name), int(n)) for name, n in candidates["lists"])
+            unknown = set(plain) - {"types", "state", "statistics", "candidates", "n_history"}
+            if unknown:
+                raise ValueError(f"unknown fields {sorted(unknown)}")
+            return cls(
+                EventTypes.from_json(plain["types"]),
+                StateSpec(**state),
+                StatisticsSpec(**statistics),
+                CandidateSpec(**candidates),
+                int(plain["n_history"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a feature specification: {error}") from error
+
+    def digest(self) -> str:
+        """SHA-256 over the specification and the version of this code: equal digests mean equal features."""
+        canonical = json.dumps([FEATURE_VERSION, self.to_json()], sort_keys=True, separators=(",", ":"))
+        return sha256(canonical.encode()).hexdigest()
+
+
+def candidate_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
+    """The F columns of `candidate_features`, in order.
+
+    popularity/NAME   log of the item's share of a popularity channel, of the event's segment where it has one
+    lagK/NAME         log of the item's share of the transitions from the K-th last item of the session
+    earlier           the same, summed over items of earlier sessions
+    near              the same, summed over the session's last items
+    own/…             the user had it before: flag, log count, log hours since
+    taste/SCALE       log share of its category in the user's recent events, decayed with the scale as half-life
+    age               log hours since it was published or first seen
+    """
+    pairs = spec.statistics.co_visitation
+    return (
+        *(f"popularity/{channel.name}" for channel in spec.statistics.popularity),
+        *(f"lag{lag + 1}/{pair.name}" for lag in range(spec.candidates.n_last) for pair in pairs),
+        "earlier",
+        "near",
+        "own/flag",
+        "own/count",
+        "own/hours",
+        *(f"taste/{scale.name}" for scale in spec.state.scales),
+        "age",
+    )
+
+
+def context_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
+    """The G columns of `context_features`, in order.
+
+    session, events   log of the session's length, of all the user's events
+    out_weight        log of the transitions known from the session's last item
+    gap               log seconds since the user's event before this one
+    day/…, week/…     sine and cosine of the time of day and of the week, UTC
+    window/SCALE      log of the user's events in each window
+    kind/NAME         which kind the user's newest event is
+    segment/F/V       which value the context field F has; 0 for other values
+    """
+    return (
+        "session",
+        "events",
+        "out_weight",
+        "gap",
+        "day/sin",
+        "day/cos",
+        "week/sin",
+        "week/cos",
+        *(f"window/{scale.name}" for scale in spec.state.scales),
+        *(f"kind/{name}" for name in spec.types.names),
+        *(
+            f"segment/{segment.field}/{code}"
+            for segment in spec.statistics.segments
+            for code in range(1 + len(segment.values))
+        ),
+    )
+
+
+def menu(spec: FeatureSpec, n_state: int = 0) -> dict[str, TensorSpec]:
+    """Every input that a model may ask for, by name.
+
+    Two-stage models score `candidates` (catalogue numbers, -1 for padding). Sequence models read the history (indices of
+    the bundle's vocabulary from 1, 0 for padding and unknown items, the newest event last). Recurrent models read one
+    event and their own state of the step before.
+    """
+    n_features, n_context = len(candidate_feature_names(spec)), len(context_feature_names(spec))
+    n, length = spec.candidates.n, spec.n_history
+    inputs = {
+        "candidates": TensorSpec("int64", ("B", n)),
+        "candidate_features": TensorSpec("float32", ("B", n, n_features)),
+        "context_features": TensorSpec("float32", ("B", n_context)),
+        "history_items": TensorSpec("int64", ("B", length)),
+        "history_age_s": TensorSpec("float32", ("B", length)),
+        "history_kinds": TensorSpec("int64", ("B", length)),
+        "history_values": TensorSpec("float32", ("B", length)),
+        "item": TensorSpec("int64", ("B",)),
+        "kind": TensorSpec("int64", ("B",)),
+        "gap_s": TensorSpec("float32", ("B",)),
+        "value": TensorSpec("float32", ("B",)),
+        "windows": TensorSpec("float32", ("B", len(spec.state.scales), spec.state.n_kinds)),
+    }
+    if n_state > 0:
+        inputs["state"] = TensorSpec("float32", ("B", n_state))
+    return inputs
+
+
+class Vocabulary:
+    """A bundle's items, numbered from 1; 0 is every other item."""
+
+    __slots__ = ("ids", "index", "keys")
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = list(ids)
+        self.keys = np.concatenate([np.zeros(1, np.uint64), item_keys(self.ids)])  # (V + 1,) by index
+        self.index = KeyIndex(self.keys[1:])
+
+    def encode(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Item keys of any shape -> vocabulary indices."""
+        return self.index.lookup(keys).astype(np.int64) + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What `featurize` gives for B events.
+
+    Attributes:
+        inputs: the wanted part of the menu.
+        as_of_ms: (B,) the time that everything was read at.
+        sources: (B, C) bits that say where each candidate came from; (B, 0) when there are no candidates.
+    """
+
+    inputs: dict[str, NDArray[Any]]
+    as_of_ms: NDArray[np.int64]
+    sources: NDArray[np.uint16]
+
+
+def featurize(
+    spec: FeatureSpec,
+    folded: Folded,
+    batch: EventBatch,
+    rows: NDArray[np.intp],
+    view: ItemStatistics,
+    wanted: Iterable[str],
+    *,
+    filters: Filters,
+    vocabulary: Vocabulary,
+    scratch: Scratch,
+) -> Features:
+    """The wanted inputs (but `state`) of the events at `rows` (R,), read from the records right after each event.
+
+    `filters` has one entry per row.
+    """
+    after = folded.after[rows]
+    event_ms = batch.ts_ms[rows]
+    as_of_ms = np.maximum(event_ms, after["last_ms"])
+    wanted = set(wanted)
+    inputs: dict[str, NDArray[Any]] = {}
+    sources = np.zeros((len(rows), 0), np.uint16)
+    codes = np.zeros((len(rows), max(1, len(spec.statistics.segments))), np.int32)
+    if spec.statistics.segments:
+        codes = view.segment_codes(np.ascontiguousarray(after["segment"][:, : len(spec.statistics.segments)]))
+    if wanted & {"candidates", "candidate_features", "context_features"}:
+        candidates, sources, features, out_weight = _candidates(
+            spec,
+            after,
+            as_of_ms,
+            codes,
+            view,
+            filters,
+            scratch,
+            need=bool(wanted & {"candidates", "candidate_features"}),
+        )
+        inputs["candidates"] = candidates
+        inputs["candidate_features"] = features
+        if "context_features" in wanted:
+            inputs["context_features"] = _context(spec, after, as_of_ms, codes, folded.gap_s[rows], out_weight)
+    if wanted & {"history_items", "history_age_s", "history_kinds", "history_values"}:
+        inputs |= _history(spec, after, as_of_ms, vocabulary)
+    if wanted & {"item", "kind", "gap_s", "value"}:
+        inputs["item"] = vocabulary.encode(batch.item[rows])
+        # Control events and duplicates bring no event of their own: to a recurrent model, an unknown item.
+        own = folded.outcome[rows] == APPLIED
+        inputs["item"][~own] = 0
+        inputs["kind"] = np.where(own, batch.kind[rows], 0).astype(np.int64)
+        inputs["gap_s"] = folded.gap_s[rows]
+        inputs["value"] = np.nan_to_num(batch.value[rows])
+    if "windows" in wanted:
+        inputs["windows"] = window_counts(spec.state, after, as_of_ms)
+    return Features({name: inputs[name] for name in inputs if name in wanted}, as_of_ms, sources)
+
+
+def _candidates(
+    spec: FeatureSpec,
+    after: States,
+    as_of_ms: NDArray[np.int64],
+    codes: NDArray[np.int32],
+    view: ItemStatistics,
+    filters: Filters,
+    scratch: Scratch,
+    *,
+    need: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
+    n_rows, n = len(after), spec.candidates.n if need else 1
+    statistics, fields = spec.statistics, spec.statistics.segment_fields
+    names = [channel.name for channel in statistics.popularity]
+    kinds = [pair.of for pair in statistics.co_visitation]
+    candidates = np.empty((n_rows, n), np.int64)
+    sources = np.empty((n_rows, n), np.uint16)
+    features = np.empty((n_rows, n, len(candidate_feature_names(spec))), np.float32)
+    out_weight = np.empty(n_rows, np.float32)
+    catalogue = view.catalogue
+    assemble(
+        as_of_ms,
+        codes,
+        after["ring_item"],
+        after["ring_ms"],
+        after["ring_kind"],
+        after["session_start_ms"],
+        spec.types.weight_table(),
+        catalogue.index.table_key,
+        catalogue.index.table_number,
+        catalogue.key,
+        catalogue.available,
+        catalogue.category,
+        catalogue.published_ms,
+        view.first_ms,
+        view.log_share,
+        view.listed,
+        view.newest,
+        view.slot_item,
+        view.slot_weight,
+        view.row_sum,
+        view.row_ms,
+        view.pair_half_life_ms,
+        kinds.index("any") if "any" in kinds else 0,
+        np.array(statistics.first_column[:-1], np.int64),
+        np.array([-1 if c.field is None else fields.index(c.field) for c in statistics.popularity], np.int64),
+        np.array([names.index(name) for name, _ in spec.candidates.lists], np.int64),
+        np.array([count for _, count in spec.candidates.lists], np.int64),
+        spec.candidates.n_last,
+        spec.candidates.n_earlier,
+        spec.candidates.n_newest,
+        spec.candidates.own,
+        np.array([scale.span_ms for scale in spec.state.scales], np.float64),
+        np.float32(SHRINK),
+        filters.seen,
+        filters.exclude,
+        filters.exclude_start,
+        filters.only,
+        filters.only_start,
+        filters.has_only,
+        scratch.sized(catalogue.capacity),
+        candidates,
+        sources,
+        features,
+        out_weight,
+    )
+    return candidates, sources, features, out_weight
+
+
+def _context(
+    spec: FeatureSpec,
+    after: States,
+    as_of_ms: NDArray[np.int64],
+    codes: NDArray[np.int32],
+    gap_s: NDArray[np.float32],
+    out_weight: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """(R, G), see `context_feature_names`."""
+    n_rows, n_scales, n_kinds = len(after), len(spec.state.scales), len(spec.types.names)
+    context = np.zeros((n_rows, len(context_feature_names(spec))), np.float32)
+    context[:, 0] = np.log1p(after["session_length"])
+    context[:, 1] = np.log1p(after["n_events"])
+    context[:, 2] = np.log1p(out_weight)
+    context[:, 3] = np.log1p(gap_s)
+    day = (as_of_ms % DAY_MS) * (2 * np.pi / DAY_MS)
+    week = (as_of_ms % _WEEK_MS) * (2 * np.pi / _WEEK_MS)
+    context[:, 4], context[:, 5] = np.sin(day), np.cos(day)
+    context[:, 6], context[:, 7] = np.sin(week), np.cos(week)
+    context[:, 8 : 8 + n_scales] = np.log1p(window_counts(spec.state, after, as_of_ms).sum(2))
+    column = 8 + n_scales
+    rows = np.flatnonzero(after["ring_ms"][:, -1] != NEVER_MS)
+    context[rows, column + after["ring_kind"][rows, -1].astype(np.intp)] = 1.0
+    column += n_kinds
+    for number, segment in enumerate(spec.statistics.segments):
+        context[np.arange(n_rows), column + codes[:, number]] = 1.0
+        column += 1 + len(segment.values)
+    return context
+
+
+def _history(
+    spec: FeatureSpec, after: States, as_of_ms: NDArray[np.int64], vocabulary: Vocabulary
+) -> dict[str, NDArray[Any]]:
+    length = spec.n_history
+    ring_ms = after["ring_ms"][:, -length:]
+    there = ring_ms != NEVER_MS
+    age_ms = np.where(there, as_of_ms[:, None] - np.where(there, ring_ms, 0), 0)
+    return {
+        "history_items": vocabulary.encode(after["ring_item"][:, -length:]),
+        "history_age_s": (age_ms / 1000).astype(np.float32),
+        "history_kinds": np.where(there, after["ring_kind"][:, -length:], 0).astype(np.int64),
+        "history_values": np.nan_to_num(np.where(there, after["ring_value"][:, -length:], 0)).astype(np.float32),
+    }

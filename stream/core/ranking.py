@@ -1,0 +1,228 @@
+"""From scored items to recommendations: filters, order, ties, and what fills up when a model has too little to say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from stream.core.candidates import (
+    FROM_EARLIER,
+    FROM_LAST,
+    FROM_NEWEST,
+    FROM_OWN,
+    FROM_SESSION,
+    Filters,
+    Scratch,
+    first_list_bit,
+    mark_blocked,
+    unmark_blocked,
+)
+from stream.core.features import FeatureSpec
+from stream.core.state import States
+from stream.core.statistics import ItemStatistics
+
+__all__ = ["FILLED", "Ranked", "rank", "reasons_of"]
+
+FILLED: Final = 1 << 15
+"""Source bit: the model had nothing more to say, the item is popular."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """Recommendations for R events, best first.
+
+    Attributes:
+        items: (R, n) catalogue numbers, -1 beyond the last.
+        scores: (R, n).
+        sources: (R, n) source bits, see `reasons_of`.
+    """
+
+    items: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    sources: NDArray[np.uint16]
+
+
+def rank(
+    spec: FeatureSpec,
+    after: States,
+    items: NDArray[np.int32],
+    scores: NDArray[np.float32],
+    sources: NDArray[np.uint16],
+    view: ItemStatistics,
+    filters: Filters,
+    n: NDArray[np.int64],
+    scratch: Scratch,
+) -> Ranked:
+    """The best n[r] allowed items of each row; equal scores are ordered by item key, so ties are the same everywhere.
+
+    Args:
+        after: (R,) the user's record.
+        items: (R, k) catalogue numbers in any order, -1 for none; repeated items count once.
+        scores: (R, k).
+        sources: (R, k) source bits, or (R, 0).
+        n: (R,) how many are asked for.
+
+    Where fewer than n[r] are left, the first popularity list of the spec fills up, scored no higher than what precedes.
+    """
+    width = int(n.max(initial=0))
+    ranked = Ranked(
+        np.full((len(items), width), -1, np.int32),
+        np.zeros((len(items), width), np.float32),
+        np.zeros((len(items), width), np.uint16),
+    )
+    catalogue = view.catalogue
+    names = [channel.name for channel in spec.statistics.popularity]
+    fill = names.index(spec.candidates.lists[0][0]) if spec.candidates.lists else 0
+    column = spec.statistics.first_column[fill]
+    _rank(
+        items,
+        scores,
+        sources if sources.shape[1] > 0 else np.zeros(items.shape, np.uint16),
+        n,
+        after["ring_item"],
+        after["ring_ms"],
+        after["ring_kind"],
+        after["session_start_ms"],
+        spec.types.weight_table(),
+        catalogue.index.lookup(after["ring_item"]),
+        catalogue.key,
+        catalogue.available,
+        view.listed[column],
+        np.ascontiguousarray(view.log_share[:, column]),
+        filters.seen,
+        filters.exclude,
+        filters.exclude_start,
+        filters.only,
+        filters.only_start,
+        filters.has_only,
+        scratch.sized(catalogue.capacity),
+        ranked.items,
+        ranked.scores,
+        ranked.sources,
+    )
+    return ranked
+
+
+def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool) -> tuple[str, ...]:
+    """What a recommendation's source bits say, strongest evidence first, at most three.
+
+    `own` the user had it before; `co-visited:last`, `co-visited:session`, `co-visited:earlier` others went on to it from
+    the user's last item, from the session's items, from earlier sessions; `popular:CHANNEL`; `new`; `model` for items of
+    a model without candidates; `fill:CHANNEL` where the model had nothing more to say.
+    """
+    if sources & FILLED:
+        channel = spec.candidates.lists[0][0] if spec.candidates.lists else spec.statistics.popularity[0].name
+        return (f"fill:{channel}",)
+    if not from_candidates:
+        return ("model",)
+    reasons = [
+        name
+        for bit, name in (
+            (FROM_OWN, "own"),
+            (FROM_LAST, "co-visited:last"),
+            (FROM_SESSION, "co-visited:session"),
+            (FROM_EARLIER, "co-visited:earlier"),
+        )
+        if sources & bit
+    ]
+    reasons += [
+        f"popular:{name}"
+        for number, (name, _) in enumerate(spec.candidates.lists)
+        if sources & (1 << (first_list_bit + number))
+    ]
+    if sources & FROM_NEWEST:
+        reasons.append("new")
+    return tuple(reasons[:3]) or ("model",)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _rank(
+    items: Any,
+    scores: Any,
+    sources: Any,
+    n: Any,
+    ring_item: Any,
+    ring_ms: Any,
+    ring_kind: Any,
+    session_start_ms: Any,
+    weights: Any,
+    numbers: Any,
+    item_key: Any,
+    available: Any,
+    popular: Any,
+    log_share: Any,
+    seen: Any,
+    exclude: Any,
+    exclude_start: Any,
+    only: Any,
+    only_start: Any,
+    has_only: Any,
+    place: Any,
+    out_items: Any,
+    out_scores: Any,
+    out_sources: Any,
+) -> None:
+    # place: -2 blocked, -1 free, -3 free and among `only`, >= 0 already ranked
+    for b in range(len(items)):
+        mark_blocked(b, numbers[b], ring_ms, ring_kind, session_start_ms, weights, seen, exclude, exclude_start, place)
+        free = -1
+        if has_only[b]:
+            free = -3
+            for i in range(only_start[b], only_start[b + 1]):
+                if only[i] >= 0 and place[only[i]] == -1:
+                    place[only[i]] = -3
+        found = 0
+        for i in range(items.shape[1]):
+            item = items[b, i]
+            if item < 0 or place[item] != free or not available[item] or np.isnan(scores[b, i]):
+                continue
+            score, key = scores[b, i], item_key[item]
+            at = found
+            while at > 0 and (
+                out_scores[b, at - 1] < score
+                or (out_scores[b, at - 1] == score and item_key[out_items[b, at - 1]] > key)
+            ):
+                at -= 1
+            if at >= n[b]:
+                continue
+            if found == n[b]:
+                place[out_items[b, found - 1]] = free
+                found -= 1
+            for j in range(found, at, -1):
+                out_items[b, j] = out_items[b, j - 1]
+                out_scores[b, j] = out_scores[b, j - 1]
+                out_sources[b, j] = out_sources[b, j - 1]
+            out_items[b, at] = item
+            out_scores[b, at] = score
+            out_sources[b, at] = sources[b, i]
+            place[item] = 0
+            found += 1
+        n_fill = only_start[b + 1] - only_start[b] if has_only[b] else len(popular)
+        for i in range(n_fill):
+            if found >= n[b]:
+                break
+            item = only[only_start[b] + i] if has_only[b] else popular[i]
+            if item < 0:
+                if has_only[b]:
+                    continue
+                break
+            if place[item] != free or not available[item]:
+                continue
+            score = log_share[item]
+            if found > 0 and out_scores[b, found - 1] < score:
+                score = out_scores[b, found - 1]
+            out_items[b, found] = item
+            out_scores[b, found] = score
+            out_sources[b, found] = FILLED
+            place[item] = 0
+            found += 1
+        for i in range(found):
+            place[out_items[b, i]] = -1
+        for i in range(only_start[b], only_start[b + 1]):
+            if only[i] >= 0:
+                place[only[i]] = -1
+        unmark_blocked(b, numbers[b], exclude, exclude_start, place)

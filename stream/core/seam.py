@@ -1,0 +1,322 @@
+"""The one composition that the worker, the backtest and the builder of training sets share.
+
+    folded   = fold(states, events)                       records -> records, event time only
+    features = featurize(folded, events, view)            named arrays as of each event
+    outputs  = scorer.score(inputs)                       ONNX session, torch module or a fake: same contract
+    ranked   = rank(outputs, policy)                      filters, order, ties
+    activity = what the batch adds to the item statistics
+
+Everything on either side of it is I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.activity import ActivityBatch
+from stream.core.candidates import SEEN_POLICIES, Filters, Scratch
+from stream.core.events import EventBatch
+from stream.core.features import FeatureSpec, TensorSpec, Vocabulary, featurize
+from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold, source_key
+from stream.core.ranking import Ranked, rank
+from stream.core.state import NEVER_MS, States, StateSpec
+from stream.core.statistics import ItemStatistics
+
+__all__ = ["Policy", "Recommender", "Scorer", "Stepped"]
+
+
+class Scorer(Protocol):
+    """What scores. The ONNX session, the PyTorch module and fakes pass the same contract tests.
+
+    Outputs are `items` int64 (B, k), `scores` float32 (B, k) and, where n_state > 0, `state` float32 (B, n_state). In the
+    space "candidates", items are values of the input `candidates`, in any order, -1 for padding. In the space
+    "vocabulary" they are indices of the bundle's vocabulary from 1, best first, 0 for none.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    n_state: int
+    space: Literal["candidates", "vocabulary"]
+
+    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Score a batch of named inputs, each (B, …)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules that are not the model's.
+
+    Attributes:
+        n: items of a recommendation, unless a request asks for another number.
+        seen: what of the user's past is not recommended again, see SEEN_POLICIES.
+    """
+
+    n: int = 10
+    seen: str = "session"
+
+    def __post_init__(self) -> None:
+        if self.seen not in SEEN_POLICIES:
+            raise ValueError(f"the seen policy is one of {', '.join(SEEN_POLICIES)}, not {self.seen!r}")
+        if self.n < 1:
+            raise ValueError(f"a recommendation needs at least one item, not {self.n}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stepped:
+    """What a batch led to.
+
+    Attributes:
+        folded: the records, and the outcome of each event.
+        rows: (R,) the events that get a recommendation.
+        ranked: their R recommendations.
+        as_of_ms: (R,) the time that each was made for.
+        activity: what the batch adds to the item statistics.
+    """
+
+    folded: Folded
+    rows: NDArray[np.intp]
+    ranked: Ranked
+    as_of_ms: NDArray[np.int64]
+    activity: ActivityBatch
+
+
+class Recommender:
+    """A feature specification, a scorer and a policy, joined; holds nothing of users or items but working memory.
+
+    `tag` names the bundle in records: recurrent state that carries another tag is rebuilt from the ring.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        scorer: Scorer,
+        vocabulary: Sequence[str] = (),
+        policy: Policy | None = None,
+        tag: int = 1,
+    ) -> None:
+        self.spec = spec
+        self.state_spec: StateSpec = replace(spec.state, n_model=scorer.n_state)
+        self.scorer = scorer
+        self.vocabulary = Vocabulary(vocabulary)
+        self.policy = policy if policy is not None else Policy()
+        self.tag = tag
+        self._weights = spec.types.weight_table()
+        self._scratch = Scratch()
+        self._numbers = np.zeros(0, np.int32)
+        self._numbered = (0, -1)
+
+    def step(
+        self,
+        states: States,
+        batch: EventBatch,
+        view: ItemStatistics,
+        *,
+        source: str,
+        covers: tuple[int, int] | None = None,
+        select: NDArray[np.bool_] | None = None,
+    ) -> Stepped:
+        """Apply a batch and recommend.
+
+        Args:
+            states: (U,) record of each of `batch.users`, not changed.
+            batch: B events of the partition `source` ("topic/partition").
+            view: statistics of items; read only.
+            covers: first and last offset that the batch stands for, where it was more than its valid events.
+            select: (B,) events that need a recommendation; all that are not replays unless given. A recurrent scorer
+                steps through every event anyway.
+        """
+        folded = fold(self.state_spec, states, batch, source=source_key(source), weights=self._weights)
+        answered = (folded.outcome == APPLIED) | (folded.outcome == DUPLICATE) | (folded.outcome == REQUESTED)
+        activity = self._activity(batch, folded, source, covers)
+        rows = np.flatnonzero(answered if select is None else answered & select)
+        stepped = rows if self.scorer.n_state == 0 else np.flatnonzero(answered)
+        filters = self._filters(batch, stepped, view)
+        features = featurize(
+            self.spec,
+            folded,
+            batch,
+            stepped,
+            view,
+            self.scorer.inputs,
+            filters=filters,
+            vocabulary=self.vocabulary,
+            scratch=self._scratch,
+        )
+        if len(stepped) == 0:
+            outputs: dict[str, NDArray[Any]] = {
+                "items": np.zeros((0, 1), np.int64),
+                "scores": np.zeros((0, 1), np.float32),
+            }
+        elif self.scorer.n_state == 0:
+            outputs = self.scorer.score(features.inputs)
+        else:
+            outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs)
+        items = outputs["items"]
+        if self.scorer.space == "vocabulary":
+            items = self._catalogue_numbers(view)[np.clip(items, 0, len(self.vocabulary.ids))]
+        asked = np.full(len(stepped), self.policy.n, np.int64)
+        wishes = [(row, request.n) for row, request in batch.requests.items() if request.n is not None]
+        for row, n in wishes:
+            at = int(np.searchsorted(stepped, row))
+            if at < len(stepped) and stepped[at] == row:
+                asked[at] = n
+        ranked = rank(
+            self.spec,
+            folded.after[stepped],
+            items.astype(np.int32, copy=False),
+            outputs["scores"],
+            features.sources if self.scorer.space == "candidates" else np.zeros((len(stepped), 0), np.uint16),
+            view,
+            filters,
+            asked,
+            self._scratch,
+        )
+        as_of_ms = features.as_of_ms
+        if len(stepped) != len(rows):
+            keep = np.isin(stepped, rows)
+            ranked = Ranked(ranked.items[keep], ranked.scores[keep], ranked.sources[keep])
+            as_of_ms = as_of_ms[keep]
+        return Stepped(folded, rows, ranked, as_of_ms, activity)
+
+    def _score_in_waves(
+        self, states: States, folded: Folded, batch: EventBatch, rows: NDArray[np.intp], inputs: dict[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """Score events whose recurrent state the same user's earlier events of the batch write.
+
+            offset   10   11   12   13   14        wave 0:  a10  b11
+            user      a    b    a    a    b        wave 1:  a12  b14
+                                                   wave 2:  a13
+
+        Events that change nothing (duplicates, requests) read the state without writing it.
+        """
+        changes, erases = folded.outcome == APPLIED, folded.outcome == ERASED
+        stored = self._own_state(states)  # (U, d) as of the events scored so far
+        wave_of = np.zeros(len(batch), np.int64)
+        for row, earlier in enumerate(folded.earlier.tolist()):  # a user's events come in order
+            if earlier >= 0:
+                wave_of[row] = wave_of[earlier] + 1
+        outputs: dict[str, NDArray[Any]] = {}
+        waves = wave_of[rows]
+        for wave in range(int(wave_of.max()) + 1):
+            here = np.flatnonzero(waves == wave)
+            if len(here) > 0:
+                users, write = batch.user[rows[here]], changes[rows[here]]
+                scored = self._step_model({name: column[here] for name, column in inputs.items()}, stored[users])
+                for name in ("items", "scores"):
+                    if name not in outputs:
+                        outputs[name] = np.zeros((len(rows), *scored[name].shape[1:]), scored[name].dtype)
+                    outputs[name][here] = scored[name]
+                stored[users[write]] = scored["state"][write]
+            stored[batch.user[erases & (wave_of == wave)]] = 0
+        written = folded.changed & ~folded.erased
+        folded.states["model"][written] = stored[written]
+        folded.states["model_tag"][written] = self.tag
+        return outputs
+
+    def _own_state(self, states: States) -> NDArray[np.float32]:
+        """(U, d) recurrent state of each record; where another bundle wrote it, rebuilt from the ring."""
+        stored = states["model"].astype(np.float32)
+        foreign = np.flatnonzero((states["model_tag"] != self.tag) & (states["n_events"] > 0))
+        if len(foreign) == 0:
+            return stored
+        stored[foreign] = 0
+        ring_ms, n_kinds = states["ring_ms"][foreign], self.spec.state.n_kinds
+        gap_s = np.zeros(ring_ms.shape, np.float32)
+        known = ring_ms[:, :-1] != NEVER_MS
+        gap_s[:, 1:] = np.where(known, ring_ms[:, 1:] - np.where(known, ring_ms[:, :-1], 0), 0) / 1000
+        items = self.vocabulary.encode(states["ring_item"][foreign])
+        kinds = np.minimum(states["ring_kind"][foreign], n_kinds - 1).astype(np.int64)
+        values = np.nan_to_num(states["ring_value"][foreign])
+        for place in range(ring_ms.shape[1]):
+            step = np.flatnonzero(ring_ms[:, place] != NEVER_MS)
+            if len(step) == 0:
+                continue
+            event: dict[str, NDArray[Any]] = {
+                "item": items[step, place],
+                "kind": kinds[step, place],
+                "gap_s": gap_s[step, place],
+                "value": values[step, place],
+            }
+            stored[foreign[step]] = self._step_model(event, stored[foreign[step]])["state"]
+        return stored
+
+    def _step_model(self, event: dict[str, NDArray[Any]], state: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """One step of a recurrent scorer; the state comes back as the record will hold it, in float16 steps.
+
+        So the next event reads the same numbers whether it follows in this batch, in another one or after a restart.
+        """
+        inputs: dict[str, NDArray[Any]] = {**event, "state": state}
+        outputs = self.scorer.score({name: inputs[name] for name in self.scorer.inputs})
+        limit = np.finfo(np.float16).max
+        kept = np.clip(outputs["state"].reshape(len(state), -1), -limit, limit).astype(np.float16)
+        return {**outputs, "state": kept.astype(np.float32)}
+
+    def _catalogue_numbers(self, view: ItemStatistics) -> NDArray[np.int32]:
+        """(V + 1,) vocabulary index -> catalogue number, -1 where the catalogue does not know the item."""
+        as_of = (id(view), len(view.catalogue))
+        if self._numbered != as_of:
+            self._numbers = view.catalogue.index.lookup(self.vocabulary.keys)
+            self._numbered = as_of
+        return self._numbers
+
+    def _filters(self, batch: EventBatch, rows: NDArray[np.intp], view: ItemStatistics) -> Filters:
+        n_rows = len(rows)
+        exclude: list[int] = []
+        only: list[int] = []
+        exclude_start = np.zeros(n_rows + 1, np.int64)
+        only_start = np.zeros(n_rows + 1, np.int64)
+        has_only = np.zeros(n_rows, np.bool_)
+        if batch.requests:
+            for position, row in enumerate(rows.tolist()):
+                request = batch.requests.get(row)
+                if request is not None:
+                    exclude += [_number(view, item_id) for item_id in request.exclude]
+                    if request.only is not None:
+                        has_only[position] = True
+                        only += [_number(view, item_id) for item_id in request.only]
+                exclude_start[position + 1], only_start[position + 1] = len(exclude), len(only)
+        return Filters(
+            SEEN_POLICIES.index(self.policy.seen),
+            np.array(exclude, np.int32),
+            exclude_start,
+            np.array(only, np.int32),
+            only_start,
+            has_only,
+        )
+
+    def _activity(
+        self, batch: EventBatch, folded: Folded, source: str, covers: tuple[int, int] | None
+    ) -> ActivityBatch:
+        """What the applied events with an item add to the statistics. Replays add nothing: they were counted before."""
+        rows = np.flatnonzero((folded.outcome == APPLIED) & (batch.item != 0))
+        fields = self.spec.statistics.segment_fields
+        if covers is None:
+            covers = (int(batch.offset[0]), int(batch.offset[-1])) if len(batch) > 0 else (0, 0)
+        number_of: dict[str, int] = {}
+        numbers = [number_of.setdefault(batch.item_ids[row], len(number_of)) for row in rows.tolist()]
+        return ActivityBatch(
+            source=source,
+            first=covers[0],
+            last=covers[1],
+            segment_fields=fields,
+            item_ids=list(number_of),
+            offset=batch.offset[rows],
+            item=np.array(numbers, np.int32),
+            kind=batch.kind[rows],
+            weight=self._weights[batch.kind[rows]],
+            ts_ms=batch.ts_ms[rows],
+            continues=folded.continues[rows],
+            previous=folded.previous[rows],
+            segments=batch.segments[rows, : len(fields)],
+            previous_segments=folded.previous_segments[rows, : len(fields)],
+        )
+
+
+def _number(view: ItemStatistics, item_id: str) -> int:
+    number = view.catalogue.number(item_id)
+    return -1 if number is None else number
