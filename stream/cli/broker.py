@@ -20,11 +20,10 @@ def broker(*, data: Path | None = None, port: int = 0, memory: str = "512m", jso
     pinned in this program, at every start. Java comes with the extra `broker`, or from JAVA_HOME, or from PATH.
     It listens on this machine only. Connect to it with `--kafka` or POLYTEMPO_KAFKA.
 
-    Examples:
+    For example:
 
-    `polytempo broker` runs on a free port, with data that vanish at the end.
-
-    `polytempo broker --data kafka --port 9092` keeps its data in the folder `kafka`, for the next start.
+        polytempo broker                            a free port, data that vanish at the end
+        polytempo broker --data kafka --port 9092   data in the folder kafka, for the next start
 
     Args:
         data: Folder for its data, kept at the end. Left out: a temporary one, deleted at the end.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from stream import __version__
 from stream.cli.console import people, print_error
@@ -37,15 +37,15 @@ INTRODUCTION: Final = (
 FIRST_STEPS: Final = """\
 First steps:
 
-  polytempo demo                              everything at once, simulated
-  polytempo broker --data kafka --port 9092   a Kafka of your own, no Docker
-  polytempo topics                            topics as the worker needs them
-  polytempo worker --bundle models/NAME       recommend, until Ctrl-C
-  polytempo produce clicks.parquet            send a log as events
-  polytempo watch                             see what comes out
+    polytempo demo                              everything at once, simulated
+    polytempo broker --data kafka --port 9092   a Kafka of your own, no Docker
+    polytempo topics                            topics as the worker needs them
+    polytempo worker --bundle models/NAME       recommend, until Ctrl-C
+    polytempo produce clicks.parquet            send a log as events
+    polytempo watch                             see what comes out
 
-`polytempo COMMAND --help` explains a command.
---kafka or POLYTEMPO_KAFKA names your cluster; otherwise localhost:9092.
+`polytempo COMMAND --help` explains a command. `--kafka` or POLYTEMPO_KAFKA names your cluster, otherwise it is
+localhost:9092.
 """
 
 
@@ -91,11 +91,12 @@ def build_app(called: str | None = None) -> App:
     app = App(
         name="polytempo",
         help=INTRODUCTION,
-        help_format="plaintext",
+        help_format="markdown",
         help_epilogue=FIRST_STEPS if called is None else None,
         version=__version__,
         group_commands=Group("Commands", sort_key=5),
         group_parameters=OPTIONS,
+        default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
     app["--help"].group = OPTIONS

@@ -1,13 +1,15 @@
 """Options that several commands share."""
 
+import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Group, Parameter
 
+from stream.errors import PolytempoError
 from stream.kafka.settings import KafkaSettings
 
-__all__ = ["KafkaOptions"]
+__all__ = ["KafkaOptions", "parse_duration_ms"]
 
 KAFKA_GROUP = Group("Kafka", sort_key=10)
 
@@ -52,3 +54,21 @@ class KafkaOptions:
             cert=self.cert,
             key=self.key,
         )
+
+
+_UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+
+
+def parse_duration_ms(text: str) -> int:
+    """Milliseconds of a duration as people write it.
+
+    >>> parse_duration_ms("90s"), parse_duration_ms("1.5h"), parse_duration_ms("30d")
+    (90000, 5400000, 2592000000)
+
+    Raises:
+        PolytempoError: it is no duration.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)", text.strip())
+    if match is None:
+        raise PolytempoError(f"{text!r} is no duration.", "Write a number and a unit: 500ms, 90s, 15m, 12h, 30d or 2w.")
+    return round(float(match[1]) * _UNIT_MS[match[2]])
