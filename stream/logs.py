@@ -304,16 +304,18 @@ def _time_format(path: Path, sample: pl.DataFrame, column: str, wanted: str | No
             )
         return wanted
     numbers = values.cast(pl.Float64, strict=False).drop_nulls()
-    if len(numbers) * 2 > len(values) or len(values) == 0:
+    texts = values.cast(pl.String)
+    readable = dict.fromkeys(_TEXT_TIMES, 0)
+    if len(numbers) < len(values):
+        readable = {name: _parsed(texts, name) for name in _TEXT_TIMES}
+    best = max(readable.values())
+    if len(numbers) >= max(best, 1) or len(values) == 0:
         typical = numbers.abs().median()
-        # Today is 1.8e9 s; each border lies a factor of 50 above it, in the year 5000, and 1,000 times lower 1973.
+        # Today is 1.8e9 s: each border lies a factor of 50 above that, and as much below it in the next smaller unit.
         return next(
             (unit for unit, per_s in _UNITS_PER_S.items() if isinstance(typical, float) and typical < 1e11 * per_s),
             "ms" if typical is None else "ns",
         )
-    texts = values.cast(pl.String)
-    readable = {name: _parsed(texts, name) for name in _TEXT_TIMES}
-    best = max(readable.values())
     if best == 0:
         raise PolytempoError(
             f"the times in column {column!r} of {path.name} are of no known format, such as {texts[0]!r}.",
@@ -355,12 +357,11 @@ def _expressions(mapping: ColumnMapping, schema: Mapping[str, pl.DataType]) -> l
     if mapping.negative_value_type:
         kind = pl.when(value < 0).then(pl.lit(mapping.negative_value_type)).otherwise(kind)
         value = value.abs()
-    assert mapping.time is not None
     return [
         text(mapping.user).alias("user_id"),
         text(mapping.item).alias("item_id"),
         kind.alias("event_type"),
-        _as_ms(mapping.time, mapping.time_format or "").alias("ts_ms"),
+        _as_ms(mapping.time or "", mapping.time_format or "").alias("ts_ms"),
         value.alias("value"),
         text(mapping.session).alias("session_id"),
         text(mapping.event_id).alias("event_id"),

@@ -213,6 +213,12 @@ def test_a_time_format_can_be_given(tmp_path: Path) -> None:
     assert frame["ts_ms"].to_list() == [NOON_MS // 1000]
 
 
+def test_half_of_the_times_may_be_unreadable(tmp_path: Path) -> None:
+    """The guess goes by what can be read."""
+    table = {"user": ["u", "v"], "item": ["i", "j"], "time": ["soon", str(NOON_MS)]}
+    assert _frame_of(tmp_path / "log.parquet", table)["ts_ms"].to_list() == [None, NOON_MS]
+
+
 def test_unreadable_cells_are_null_and_their_rows_stay(tmp_path: Path) -> None:
     """A log of five rows gives five events, whatever is wrong with them."""
     path = tmp_path / "log.csv"

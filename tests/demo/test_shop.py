@@ -102,7 +102,7 @@ def test_ratings_and_returns_follow_a_purchase_by_days(log: ShopLog) -> None:
     assert (log.events.filter(pl.col("event_type") == "return")["value"] > 0).all()
 
 
-def test_sessions_of_a_user_are_apart_by_more_than_the_gap(log: ShopLog, views: pl.DataFrame) -> None:
+def test_sessions_of_a_user_are_apart_by_more_than_the_gap(views: pl.DataFrame) -> None:
     """Cutting a user's views at pauses of `session_gap_ms` finds exactly the sessions of the log."""
     ordered = views.sort("user_id", "ts_ms")
     pause_ms = ordered["ts_ms"].diff().fill_null(0)
@@ -140,7 +140,7 @@ def test_each_hour_has_its_public(views: pl.DataFrame) -> None:
     assert per_hour[20] > 3 * per_hour[7]
 
 
-def test_minutes_a_view_resembles_the_one_before_it(log: ShopLog, views: pl.DataFrame) -> None:
+def test_minutes_a_view_resembles_the_one_before_it(views: pl.DataFrame) -> None:
     """Consecutive views of one session share a niche far more often than views of other sessions of the same user."""
     ordered = views.sort("user_id", "ts_ms")
     same_niche = (ordered["niche"] == ordered["niche"].shift()) & (ordered["user_id"] == ordered["user_id"].shift())
