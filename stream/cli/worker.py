@@ -1,0 +1,127 @@
+"""`polytempo worker`: events in, recommendations out, until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from stream.cli.console import people, print_json
+from stream.cli.options import KafkaOptions, parse_duration_ms
+from stream.errors import PolytempoError
+from stream.kafka.topics import TopicNames
+
+__all__ = ["worker"]
+
+
+def worker(
+    *,
+    bundle: Annotated[Path, Parameter(name=["--bundle", "-b"])],
+    data: Path | None = None,
+    store: Literal["memory", "rocksdb"] = "memory",
+    n: int | None = None,
+    seen: Literal["session", "history", "none"] | None = None,
+    refresh: str = "1s",
+    batch: int = 256,
+    watch_bundle: str = "2s",
+    log_level: Literal["debug", "info", "warning", "error"] = "warning",
+    json: bool = False,
+    connection: KafkaOptions | None = None,
+) -> None:
+    """Turn events into recommendations with a bundle.
+
+    Start as many workers as there are partitions at most; they share the users between them, and take over from each
+    other when one stops. Ctrl-C or SIGTERM stops a worker gracefully: what it has begun is finished and committed.
+
+    A bundle is exchanged without a restart: let --bundle name a channel (`polytempo bundle activate CHANNEL BUNDLE`),
+    or write a new version into the folder. It is verified and warmed up first; what is refused leaves the old one.
+
+    Examples:
+
+    `polytempo worker --bundle models/shop-ranker`
+
+    `polytempo worker --bundle models/live.json --kafka kafka-1:9092,kafka-2:9092 --data /var/lib/polytempo`
+
+    Args:
+        bundle: Bundle folder, or a channel file that names one.
+        data: Folder that makes the next start quicker: snapshots of the item statistics and, with --store rocksdb,
+            the users' states. Each worker needs its own. Left out: nothing is kept, everything is read from Kafka.
+        store: Where users' states are kept while it runs: memory, or rocksdb (needs --data and the package rocksdict).
+        n: Items of a recommendation. Left out: what the bundle says.
+        seen: What of the user's past is not recommended again. Left out: what the bundle says.
+        refresh: How old the view of the item statistics may become.
+        batch: Events that are scored together at most. Batches form by load, never by waiting.
+        watch_bundle: How often to look for a new bundle; 0s for never.
+        log_level: What is logged to standard error.
+        json: Print JSON lines: one when it is ready, one with its counts when it has stopped.
+    """
+    from stream.worker.app import Worker, WorkerConfig
+    from stream.worker.follower import Refresh
+
+    connection = KafkaOptions() if connection is None else connection
+    if store == "rocksdb" and data is None:
+        raise PolytempoError("--store rocksdb keeps states in a folder.", "Name it with --data.")
+    if batch < 1:
+        raise PolytempoError(f"a batch of {batch} events is none.", "Ask for 1 at least.")
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = WorkerConfig(
+        bundle=bundle,
+        data=data,
+        store=f"{store}://",
+        max_events=batch,
+        refresh=Refresh(longest_s=parse_duration_ms(refresh) / 1000),
+        watch_s=parse_duration_ms(watch_bundle) / 1000,
+        n_items=n,
+        seen=seen,
+    )
+    serving = Worker(config, connection.settings(), TopicNames(connection.prefix))
+
+    def ready() -> None:
+        if json:
+            print_json({"ready": True, "bundle": serving.bundle.reference, "pid": os.getpid()})
+        else:
+            people.print(f"[green]ready[/]: {serving.bundle.reference} answers events; Ctrl-C stops it gracefully")
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(name, stop.set)
+        status = None if json else people.status(f"starting with {serving.bundle.reference} …")
+        with contextlib.nullcontext() if status is None else status:
+
+            def progress(n_read: int, n_all: int) -> None:
+                if status is not None and n_all > 0:
+                    status.update(f"reading item statistics: {n_read:,} of {n_all:,} messages")
+
+            def stop_status() -> None:
+                if status is not None:
+                    status.stop()
+                ready()
+
+            await serving.run(ready=stop_status, stop=stop, progress=progress)
+
+    asyncio.run(main())
+    counters = serving.counters
+    summary = {
+        "stopped": True,
+        "records": counters.n_records,
+        "recommendations": counters.n_recommendations,
+        "replayed": counters.n_replayed,
+        "duplicates": counters.n_duplicates,
+        "late": counters.n_late,
+        "dead_letters": counters.dead_letters,
+    }
+    if json:
+        print_json(summary)
+    else:
+        people.print(
+            f"stopped: {counters.n_records:,} records, {counters.n_recommendations:,} recommendations, "
+            f"{counters.n_dead_letters:,} dead letters"
+        )

@@ -1,0 +1,350 @@
+"""The worker as a Faust app: who reads what, in which order things are delivered, and how bundles are exchanged.
+
+events --agent, whole batches--> Processor --> recommendations, dead-letters, item-activity --> changelog --> commit
+                                    ^
+item-activity, items --Follower--> view           bundle folder or channel --Exchange--> bundle
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faust
+
+from stream.batching import (
+    SETTINGS,
+    Applied,
+    BatchTable,
+    FetchSettings,
+    Load,
+    RecordBatch,
+    Send,
+    Timings,
+    batch_topic,
+    run_batches,
+    serve,
+    use_batches,
+)
+from stream.batching.producing import delivered, produce
+from stream.bundle.channel import BundleWatcher, resolve
+from stream.bundle.errors import BundleError
+from stream.bundle.load import Bundle, load_bundle
+from stream.core.seam import Policy
+from stream.errors import PolytempoError
+from stream.kafka.lookup import topic_partitions
+from stream.kafka.settings import KafkaSettings
+from stream.kafka.topics import TopicNames
+from stream.wire.encode import dead_letter
+from stream.wire.limits import Limits
+from stream.wire.reasons import Rejected
+from stream.worker.follower import Follower, Refresh
+from stream.worker.processor import Counters, Processor, letter_key
+
+__all__ = ["StageTimes", "Worker", "WorkerConfig"]
+
+logger = logging.getLogger(__name__)
+
+_SNAPSHOT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """How a worker runs.
+
+    Attributes:
+        bundle: a bundle folder, or a channel file that names one.
+        data: folder for what makes the next start quicker; None keeps nothing.
+        store: where states are kept: "memory://" or "rocksdb://".
+        max_events: events that one step handles at most; batches form by load, never by waiting.
+        refresh: when the view of item statistics moves on.
+        watch_s: how often the bundle is looked at for a new version; 0 for never.
+        limits: what is refused as too large, too long or too far off.
+        fetch: what a fetch asks of the broker.
+        n_items, seen: replace the bundle's own policy.
+    """
+
+    bundle: Path
+    data: Path | None = None
+    store: str = "memory://"
+    max_events: int = 256
+    refresh: Refresh = field(default_factory=Refresh)
+    watch_s: float = 2.0
+    limits: Limits = field(default_factory=Limits)
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    n_items: int | None = None
+    seen: str | None = None
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """Where the time of finished batches went, in microseconds, summed; see `stream.batching.Timings`."""
+
+    n_events: int = 0
+    step_us: int = 0
+    sends_us: int = 0
+    changelog_us: int = 0
+
+    def add(self, n_events: int, timings: Timings) -> None:
+        """Count one finished batch."""
+        self.n_events += n_events
+        self.step_us += timings.step_us
+        self.sends_us += timings.sends_us
+        self.changelog_us += timings.changelog_us
+
+
+class Worker:
+    """One worker process. `run` returns after a graceful stop, and raises what crashed it."""
+
+    def __init__(self, config: WorkerConfig, settings: KafkaSettings, names: TopicNames) -> None:
+        self.config = config
+        self.settings = settings
+        self.names = names
+        self.counters = Counters()
+        self.times = StageTimes()
+        self.problem: BundleError | None = None
+        """Why the newest change of the bundle was not taken over; None if there is nothing to complain about."""
+        self._watcher = BundleWatcher(config.bundle)
+        self._bundle = load_bundle(resolve(config.bundle))
+        self._follower = self._follow(self._bundle)
+        self._processor: Processor | None = None
+        self._background: set[asyncio.Task[Any]] = set()
+        self._partitions = 0
+        self._n_letter_partitions = 1
+        self._app: faust.App | None = None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that serves now."""
+        return self._bundle
+
+    @property
+    def view_offset(self) -> int:
+        """Offset in `item-activity` that the view stands at."""
+        return self._follower.view.offset
+
+    async def run(
+        self,
+        *,
+        ready: Callable[[], None],
+        stop: asyncio.Event,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Catch up with the item statistics, recover the states, and answer events until `stop` is set.
+
+        Raises:
+            PolytempoError: topics are missing or do not fit together.
+        """
+        await self._look_at_topics()
+        await self._follower.start(progress)
+        self._processor = self._make_processor(self._bundle, self._follower)
+        with tempfile.TemporaryDirectory(prefix="polytempo-") as scratch:
+            app = self._app = self._make_app(Path(scratch))
+            self._spawn(self._follow_on())
+            if self.config.watch_s > 0:
+                self._spawn(self._watch_bundle())
+            if self.config.data is not None:
+                self._spawn(self._save_regularly())
+            try:
+                await serve(app, ready=ready, stop=stop)
+            finally:
+                for task in list(self._background):
+                    task.cancel()
+                await asyncio.gather(*self._background, return_exceptions=True)
+                await self._follower.stop()
+        self._follower.save()
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _make_app(self, scratch: Path) -> faust.App:
+        config, names = self.config, self.names
+        app = faust.App(
+            names.app_id,
+            **self.settings.faust(),
+            **{**SETTINGS, "store": config.store},
+            datadir=str(config.data if config.data is not None else scratch),
+            autodiscover=False,
+            topic_partitions=self._partitions,
+            table_cleanup_interval=3600.0,
+        )
+        use_batches(app, config.fetch)
+        table = BatchTable(app, name="users", partitions=self._partitions)
+        events = batch_topic(app, names.events, partitions=self._partitions)
+
+        @app.agent(events, name=f"{names.app_id}.recommend")  # type: ignore[untyped-decorator]
+        async def recommend(stream: Any) -> None:
+            await run_batches(app, stream, table, self._step, max_events=config.max_events, on_done=self._done)
+
+        return app
+
+    def _step(self, batch: RecordBatch, load: Load) -> Applied:
+        partition, names = batch.tp.partition, self.names
+        processor = self._processor
+        if processor is None:
+            raise RuntimeError("a batch came before the worker was ready for it")
+        output = processor.process(
+            batch.records, load, topic=batch.tp.topic, partition=partition, covers=(batch.first, batch.last)
+        )
+        sends = []
+        if output.recommendations:
+            sends.append(Send(names.recommendations, partition, output.recommendations))
+        if output.activity is not None:
+            sends.append(Send(names.item_activity, 0, [(batch.tp.topic.encode(), output.activity)]))
+        if output.dead_letters:
+            sends.append(Send(names.dead_letters, partition % self._n_letter_partitions, output.dead_letters))
+        return Applied(output.writes, sends)
+
+    def _done(self, batch: RecordBatch, timings: Timings) -> None:
+        self.times.add(len(batch.records), timings)
+
+    # -- item statistics -----------------------------------------------------------------------------------------------
+
+    def _follow(self, bundle: Bundle) -> Follower:
+        data = self.config.data
+        return Follower(
+            self.settings,
+            self.names,
+            bundle.features.statistics,
+            snapshot=None if data is None else data / f"{self.names.prefix}item-statistics.npz",
+            refresh=self.config.refresh,
+            on_rejected=self._reject_items,
+        )
+
+    async def _follow_on(self) -> None:
+        try:
+            await self._follower.run()
+        except Exception as error:
+            # A view that no longer moves would go unnoticed; a worker that ends is started again.
+            if self._app is not None:
+                await self._app.crash(error)
+            raise
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_SNAPSHOT_S)
+            self._follower.save()
+
+    def _reject_items(self, rejected: list[Rejected], partition: int) -> None:
+        """Items that cannot be used are dead letters too; of all workers, the one that has partition 0 says so."""
+        app = self._app
+        if app is None or not any(
+            tp.topic == self.names.events and tp.partition == 0 for tp in app.consumer.assignment()
+        ):
+            return
+
+        async def send() -> None:
+            letters = [
+                (letter_key(self.names.items, partition, each), dead_letter(each, self.names.items, partition))
+                for each in rejected
+            ]
+            await delivered(await produce(app, self.names.dead_letters, 0, letters))
+
+        self.counters.n_dead_letters += len(rejected)
+        self._spawn(send())
+
+    # -- bundles -------------------------------------------------------------------------------------------------------
+
+    def _make_processor(self, bundle: Bundle, follower: Follower) -> Processor:
+        policy, config = bundle.manifest.policy, self.config
+        return Processor(
+            bundle,
+            follower.view,
+            policy=Policy(
+                policy.n if config.n_items is None else config.n_items,
+                policy.seen if config.seen is None else config.seen,
+            ),
+            limits=config.limits,
+            counters=self.counters,
+        )
+
+    async def _watch_bundle(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.watch_s)
+            folder = self._watcher.poll()
+            if self._watcher.problem is not None and self._watcher.problem is not self.problem:
+                self.problem = self._watcher.problem
+                logger.warning("the new bundle is not used: %s", self.problem)
+            if folder is None:
+                continue
+            try:
+                await self.exchange(folder)
+                self.problem = None
+            except BundleError as error:
+                self.problem = error
+                logger.warning("the new bundle is not used, %s serves on: %s", self._bundle.reference, error)
+
+    async def exchange(self, folder: Path) -> None:
+        """Serve with another bundle from the next batch on: verified and warmed up first, while the old one serves.
+
+        If it wants other item statistics, they are built from the topic first.
+
+        Raises:
+            BundleError: it is refused; nothing has changed.
+        """
+        bundle = await asyncio.get_running_loop().run_in_executor(None, load_bundle, folder)
+        follower = self._follower
+        if bundle.features.statistics != self._bundle.features.statistics:
+            follower = self._follow(bundle)
+            await follower.start()
+        processor = self._make_processor(bundle, follower)
+        before, self._bundle, self._processor = self._bundle, bundle, processor
+        if follower is not self._follower:
+            old, self._follower = self._follower, follower
+            for task in list(self._background):
+                if task.get_name() == "follow":
+                    task.cancel()
+            await old.stop()
+            self._spawn(self._follow_on())
+        logger.info("%s serves from now on instead of %s", bundle.reference, before.reference)
+
+    # -- topics --------------------------------------------------------------------------------------------------------
+
+    async def _look_at_topics(self) -> None:
+        names = self.names
+        found = await asyncio.get_running_loop().run_in_executor(
+            None,
+            topic_partitions,
+            self.settings,
+            (
+                names.events,
+                names.recommendations,
+                names.items,
+                names.item_activity,
+                names.dead_letters,
+                names.changelog,
+            ),
+        )
+        missing = [name for name, n in found.items() if n is None]
+        if missing:
+            prefix = f" --prefix {names.prefix}" if names.prefix else ""
+            raise PolytempoError(
+                f"topics are missing: {', '.join(missing)}.", f"Create them with `polytempo topics{prefix}`."
+            )
+        n_events = found[names.events] or 0
+        for name in (names.recommendations, names.changelog):
+            if found[name] != n_events:
+                raise PolytempoError(
+                    f"{name} has {found[name]} partitions where {names.events} has {n_events}.",
+                    "They must agree, so that a user's event, state and recommendation share a partition.",
+                )
+        if found[names.item_activity] != 1 or found[names.items] != 1:
+            raise PolytempoError(f"{names.item_activity} and {names.items} must have exactly one partition.")
+        self._partitions = n_events
+        self._n_letter_partitions = found[names.dead_letters] or 1
+
+    def _spawn(self, coroutine: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        if getattr(coroutine, "__name__", "") == "_follow_on":
+            task.set_name("follow")
+        self._background.add(task)
+        task.add_done_callback(self._forget_task)
+
+    def _forget_task(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a background task failed", exc_info=task.exception())

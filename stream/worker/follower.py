@@ -1,0 +1,231 @@
+"""Following the global topics: every worker folds all of `item-activity` and `items` into a view of its own.
+
+The follower belongs to no consumer group and commits nothing. Messages wait until `advance`, which moves the view on in
+one go between two batches: scoring always reads the statistics as of exactly one offset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from stream.core.activity import ActivityBatch
+from stream.core.catalogue import ItemUpdate
+from stream.core.statistics import ItemStatistics, StatisticsSpec
+from stream.kafka.settings import KafkaSettings
+from stream.kafka.topics import TopicNames
+from stream.wire.activity import decode_activity
+from stream.wire.errors import WireError
+from stream.wire.items import decode_items
+from stream.wire.messages import Item
+from stream.wire.reasons import Rejected
+
+__all__ = ["Follower", "Refresh"]
+
+logger = logging.getLogger(__name__)
+
+_FETCH_MS: Final = 50
+_CHUNK_ENTRIES: Final = 20_000
+"""Entries folded at once while catching up: some tens of milliseconds, so that the loop stays alive."""
+
+
+class Refresh:
+    """When a view moves on: after `longest_s` if anything waits, earlier if much does, never twice within `shortest_s`.
+
+    A view that is a second old costs nothing in quality; a large step at once costs latency.
+    """
+
+    def __init__(self, longest_s: float = 1.0, shortest_s: float = 0.1, n_entries: int = 500) -> None:
+        self.longest_s = longest_s
+        self.shortest_s = min(shortest_s, longest_s)
+        self.n_entries = n_entries
+
+    def due(self, waited_s: float, n_waiting: int) -> bool:
+        """Whether to move on, `waited_s` after the last time, with so many entries waiting."""
+        return waited_s >= self.longest_s or (waited_s >= self.shortest_s and n_waiting >= self.n_entries)
+
+
+class Follower:
+    """One view and what feeds it.
+
+    Args:
+        settings: the cluster.
+        names: the topics.
+        spec: the statistics to keep.
+        snapshot: file that the view is kept in between starts, so that a start reads only what came since.
+        refresh: when the view moves on.
+        on_rejected: called with items that cannot be used, once the follower has caught up.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        names: TopicNames,
+        spec: StatisticsSpec,
+        *,
+        snapshot: Path | None = None,
+        refresh: Refresh | None = None,
+        on_rejected: Callable[[list[Rejected], int], None] | None = None,
+    ) -> None:
+        self.view = ItemStatistics(spec)
+        self.caught_up = False
+        self.n_corrupt = 0
+        self._settings = settings
+        self._activity = TopicPartition(names.item_activity, 0)
+        self._items = TopicPartition(names.items, 0)
+        self._snapshot = snapshot
+        self._refresh = Refresh() if refresh is None else refresh
+        self._on_rejected = on_rejected
+        self._consumer: AIOKafkaConsumer | None = None
+        self._batches: list[tuple[int, ActivityBatch]] = []
+        self._updates: list[ItemUpdate] = []
+        self._n_waiting = 0
+        self._items_offset = -1
+        self._last_digest = b""
+        self._advanced_s = 0.0
+
+    async def start(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Connect, and catch up with what both topics hold now; `progress` gets (messages read, messages to read)."""
+        consumer = AIOKafkaConsumer(
+            **self._settings.aiokafka(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=_FETCH_MS,
+            max_partition_fetch_bytes=8 << 20,
+        )
+        await consumer.start()
+        self._consumer = consumer
+        both = [self._activity, self._items]
+        consumer.assign(both)
+        ends = await consumer.end_offsets(both)
+        begins = await consumer.beginning_offsets(both)
+        await self._restore(ends[self._activity], begins[self._activity])
+        to_read = {tp: ends[tp] for tp in both}
+        first = {tp: await consumer.position(tp) for tp in both}
+        n_all = sum(max(0, to_read[tp] - first[tp]) for tp in both)
+        while any([await consumer.position(tp) < end for tp, end in to_read.items()]):
+            await self._read()
+            if self._n_waiting >= _CHUNK_ENTRIES:
+                self._apply(refresh=False)
+                await asyncio.sleep(0)
+            if progress is not None:
+                n_left = sum([max(0, end - await consumer.position(tp)) for tp, end in to_read.items()])
+                progress(n_all - n_left, n_all)
+        self._apply(refresh=True)
+        self.caught_up = True
+
+    async def run(self) -> None:
+        """Read until cancelled, and move the view on when it is due."""
+        while True:
+            await self._read()
+            now_s = time.monotonic()
+            waiting = len(self._batches) + len(self._updates) > 0
+            if waiting and self._refresh.due(now_s - self._advanced_s, self._n_waiting):
+                self._apply(refresh=True)
+                self._advanced_s = now_s
+
+    @property
+    def _connected(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise RuntimeError("the follower is not connected: start() comes first")
+        return self._consumer
+
+    async def stop(self) -> None:
+        """Disconnect; the view stays as it is."""
+        if self._consumer is not None:
+            with contextlib.suppress(Exception):
+                await self._consumer.stop()
+            self._consumer = None
+
+    def save(self) -> None:
+        """Write the snapshot, if there is to be one: aside first, then renamed."""
+        if self._snapshot is None or self.view.offset < 0:
+            return
+        arrays = self.view.snapshot()
+        arrays["last_digest"] = np.frombuffer(self._last_digest, np.uint8)
+        self._snapshot.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._snapshot.with_name(f".{self._snapshot.name}.tmp")
+        with aside.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        aside.replace(self._snapshot)
+
+    async def _read(self) -> None:
+        fetched = await self._connected.getmany(timeout_ms=_FETCH_MS, max_records=2000)
+        for record in fetched.get(self._activity, ()):
+            try:
+                batch = decode_activity(record.value or b"")
+            except WireError as error:
+                self.n_corrupt += 1
+                logger.warning("item-activity offset %s is left out: %s", record.offset, error)
+                continue
+            self._batches.append((record.offset, batch))
+            self._n_waiting += len(batch)
+            self._last_digest = _digest(record.value)
+        records = fetched.get(self._items, ())
+        if records:
+            decoded = decode_items(records)
+            self._updates += [_update(item_id, item) for item_id, item in decoded.items]
+            self._n_waiting += len(decoded.items)
+            self._items_offset = records[-1].offset
+            if decoded.rejected and self.caught_up and self._on_rejected is not None:
+                self._on_rejected(decoded.rejected, self._items.partition)
+
+    def _apply(self, *, refresh: bool) -> None:
+        view = self.view
+        for offset, batch in self._batches:
+            view.apply(batch)
+            view.offset = offset
+        if self._updates:
+            view.update_items(self._updates)
+            view.items_offset = self._items_offset
+        self._batches, self._updates, self._n_waiting = [], [], 0
+        if refresh:
+            view.refresh()
+
+    async def _restore(self, end: int, begin: int) -> None:
+        """Begin with the snapshot if it belongs to this topic: the message that it ended with must still be there."""
+        consumer = self._connected
+        await consumer.seek_to_beginning(self._activity, self._items)
+        if self._snapshot is None or not self._snapshot.exists():
+            return
+        try:
+            with np.load(self._snapshot, allow_pickle=False) as stored:
+                arrays: dict[str, Any] = dict(stored)
+            view = ItemStatistics.restore(self.view.spec, arrays)
+        except (ValueError, KeyError, OSError) as error:
+            logger.warning("the snapshot %s is not used: %s", self._snapshot, error)
+            return
+        if not begin <= view.offset < end:
+            logger.warning("the snapshot %s is not used: its topic was shortened or made anew", self._snapshot)
+            return
+        consumer.pause(self._items)
+        consumer.seek(self._activity, view.offset)
+        record = await consumer.getone(self._activity)
+        consumer.resume(self._items)
+        if record.offset != view.offset or _digest(record.value) != bytes(arrays["last_digest"]):
+            logger.warning("the snapshot %s is not used: it belongs to another topic", self._snapshot)
+            await consumer.seek_to_beginning(self._activity, self._items)
+            return
+        self._last_digest = bytes(arrays["last_digest"])
+        self.view = view
+        consumer.seek(self._activity, view.offset + 1)
+
+
+def _digest(value: bytes | None) -> bytes:
+    return hashlib.blake2b(value or b"", digest_size=16).digest()
+
+
+def _update(item_id: str, item: Item | None) -> ItemUpdate:
+    if item is None:
+        return ItemUpdate(item_id, available=False)
+    return ItemUpdate(item_id, item.category, item.title, item.available, item.published_ms)
