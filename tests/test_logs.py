@@ -309,9 +309,9 @@ def test_items_are_read_with_their_names_for_things(tmp_path: Path) -> None:
     ]
 
 
-def test_news_clicks_need_no_mapping(shared_data: Path) -> None:
+def test_news_clicks_need_no_mapping(shared_data: Callable[[str], Path]) -> None:
     """1.4 million clicks with device and referrer."""
-    log = open_log(shared_data / "news_clicks.parquet")
+    log = open_log(shared_data("news_clicks.parquet"))
     assert log.count_rows() == 1_410_779
     first = log.frame(limit=1).row(0, named=True)
     assert first["event_type"] == "click"
@@ -319,9 +319,9 @@ def test_news_clicks_need_no_mapping(shared_data: Path) -> None:
     assert (first["device"], first["referrer"]) == ("3", "1")
 
 
-def test_online_retail_needs_no_mapping(shared_data: Path) -> None:
+def test_online_retail_needs_no_mapping(shared_data: Callable[[str], Path]) -> None:
     """Every order line arrives: those without a customer as null, negative quantities as returns."""
-    frame = open_log(shared_data / "online_retail.parquet").frame()
+    frame = open_log(shared_data("online_retail.parquet")).frame()
     assert len(frame) == 541_909
     assert frame["user_id"].null_count() == 135_080
     assert frame["ts_ms"].null_count() == 0
@@ -329,10 +329,10 @@ def test_online_retail_needs_no_mapping(shared_data: Path) -> None:
     assert frame["value"].min() > 0  # type: ignore[operator]
 
 
-def test_film_ratings_need_no_mapping(shared_data: Path) -> None:
+def test_film_ratings_need_no_mapping(shared_data: Callable[[str], Path]) -> None:
     """Stars are values of rating events, and the films' titles are found."""
-    frame = open_log(shared_data / "ml_100k.parquet").frame()
+    frame = open_log(shared_data("ml_100k.parquet")).frame()
     assert frame["event_type"].unique().to_list() == ["rating"]
     assert set(frame["value"]) == {1.0, 2.0, 3.0, 4.0, 5.0}
-    films = read_items(shared_data / "ml_100k_items.parquet")
+    films = read_items(shared_data("ml_100k_items.parquet"))
     assert films.columns[:3] == ["item_id", "category", "title"]

@@ -13,24 +13,11 @@ from kafka import KafkaConsumer, TopicPartition
 from stream.cli.main import main
 from stream.cli.produce import parse_time
 from stream.demo.shop import ShopConfig, simulate
-from stream.errors import PolytempoError
 from stream.feed import Pace, partition_of, produce_frame
-from stream.kafka.broker import EmbeddedBroker
 from stream.kafka.settings import KafkaSettings
 
 NOON_MS = 1_700_049_600_000
 N_PARTITIONS = 3
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    """One broker for this file; each test has topics of its own."""
-    try:
-        kafka = EmbeddedBroker().start()
-    except PolytempoError as error:
-        pytest.skip(f"no broker: {error}")
-    with kafka:
-        yield kafka
 
 
 def _create(settings: KafkaSettings, **topics: int) -> None:
@@ -67,20 +54,20 @@ def _last_json(text: str) -> dict[str, Any]:
 
 
 def test_a_log_arrives_whole_with_each_user_in_order_on_one_partition(
-    broker: EmbeddedBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kafka: KafkaSettings, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every event once; the key is the user; the summary counts what Kafka acknowledged."""
     shop = simulate(ShopConfig(n_users=100, n_items=100, days=1, events_per_day=3_000), seed=1)
     path = tmp_path / "shop.parquet"
     shop.events.write_parquet(path)
-    _create(broker.settings, **{"whole-events": N_PARTITIONS})
-    assert main(["produce", str(path), "--kafka", broker.bootstrap, "--prefix", "whole-", "--json"]) == 0
+    _create(kafka, **{f"{topic_prefix}events": N_PARTITIONS})
+    assert main(["produce", str(path), "--kafka", kafka.servers, "--prefix", topic_prefix, "--json"]) == 0
     report = _last_json(capsys.readouterr().out)
     assert report["produced"] == len(shop.events)
     assert report["failed"] == 0
     assert report["events_per_s"] > 0
 
-    records = _read_all(broker.settings, "whole-events")
+    records = _read_all(kafka, f"{topic_prefix}events")
     assert len(records) == len(shop.events)
     of_user: defaultdict[str, list[str]] = defaultdict(list)
     for record in records:
@@ -92,50 +79,52 @@ def test_a_log_arrives_whole_with_each_user_in_order_on_one_partition(
         assert of_user[user] == sent
 
 
-def test_rows_that_lack_something_are_sent_for_the_worker_to_refuse(broker: EmbeddedBroker, tmp_path: Path) -> None:
+def test_rows_that_lack_something_are_sent_for_the_worker_to_refuse(
+    kafka: KafkaSettings, topic_prefix: str, tmp_path: Path
+) -> None:
     """A missing user is a record without a key, an unreadable time is null."""
     path = tmp_path / "log.csv"
     path.write_text(f"user,item,time\n,i1,{NOON_MS}\nu2,i2,soon\n")
-    _create(broker.settings, **{"lacking-events": 1})
-    assert main(["produce", str(path), "--kafka", broker.bootstrap, "--prefix", "lacking-"]) == 0
-    first, second = _read_all(broker.settings, "lacking-events")
+    _create(kafka, **{f"{topic_prefix}events": 1})
+    assert main(["produce", str(path), "--kafka", kafka.servers, "--prefix", topic_prefix]) == 0
+    first, second = _read_all(kafka, f"{topic_prefix}events")
     assert first.key is None
     assert json.loads(first.value)["user_id"] is None
     assert json.loads(second.value)["ts_ms"] is None
 
 
 def test_items_go_to_their_topic_before_the_events(
-    broker: EmbeddedBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kafka: KafkaSettings, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`--items` alone is enough, and both are counted."""
     items = tmp_path / "items.csv"
     items.write_text("item_id,title,price\ni1,Teapot,20.5\ni2,Kettle,35\n")
     events = tmp_path / "events.jsonl"
     events.write_text(f'{{"user_id": "u", "item_id": "i1", "event_type": "view", "ts_ms": {NOON_MS}}}\n')
-    _create(broker.settings, **{"stock-events": 1, "stock-items": 1})
-    common = ["--kafka", broker.bootstrap, "--prefix", "stock-", "--json", "--items", str(items)]
+    _create(kafka, **{f"{topic_prefix}events": 1, f"{topic_prefix}items": 1})
+    common = ["--kafka", kafka.servers, "--prefix", topic_prefix, "--json", "--items", str(items)]
     assert main(["produce", *common]) == 0
     assert main(["produce", str(events), *common]) == 0
     report = _last_json(capsys.readouterr().out)
     assert (report["items"], report["produced"]) == (2, 1)
-    records = _read_all(broker.settings, "stock-items")
+    records = _read_all(kafka, f"{topic_prefix}items")
     assert [record.key for record in records] == [b"i1", b"i2"] * 2
     assert json.loads(records[0].value) == {"item_id": "i1", "title": "Teapot", "attributes": {"price": "20.5"}}
 
 
 def test_ranges_limits_and_columns_are_options(
-    broker: EmbeddedBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kafka: KafkaSettings, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A day of a foreign log, mapped by hand."""
     path = tmp_path / "sales.csv"
     days = [f"{day}.11.2023 12:00,b{day},p{day},{-day if day == 3 else day},shop" for day in range(1, 9)]
     path.write_text("Sold at,Buyer,Product,Pieces,Where\n" + "\n".join(days) + "\n")
-    _create(broker.settings, **{"sales-events": 1})
+    _create(kafka, **{f"{topic_prefix}events": 1})
     options = ["--user", "Buyer", "--time", "Sold at", "--value", "Pieces", "--constant-type", "purchase"]
     options += ["--negative-type", "return", "--context", "Where", "--since", "2023-11-02", "--limit", "2"]
-    assert main(["produce", str(path), "--kafka", broker.bootstrap, "--prefix", "sales-", *options]) == 0
+    assert main(["produce", str(path), "--kafka", kafka.servers, "--prefix", topic_prefix, *options]) == 0
     assert "user_id from Buyer" in capsys.readouterr().err
-    second, third = (json.loads(record.value) for record in _read_all(broker.settings, "sales-events"))
+    second, third = (json.loads(record.value) for record in _read_all(kafka, f"{topic_prefix}events"))
     assert (second["user_id"], second["event_type"], second["value"]) == ("b2", "purchase", 2.0)
     assert (third["user_id"], third["event_type"], third["value"]) == ("b3", "return", 3.0)
     assert third["ts_ms"] == parse_time("2023-11-03T12:00")
@@ -143,34 +132,34 @@ def test_ranges_limits_and_columns_are_options(
 
 
 def test_a_missing_topic_is_not_created_and_the_way_to_create_it_is_said(
-    broker: EmbeddedBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kafka: KafkaSettings, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 2 and the command that helps."""
     path = tmp_path / "log.csv"
     path.write_text(f"user,item,time\nu,i,{NOON_MS}\n")
-    assert main(["produce", str(path), "--kafka", broker.bootstrap, "--topic", "nowhere"]) == 2
+    assert main(["produce", str(path), "--kafka", kafka.servers, "--prefix", topic_prefix]) == 2
     said = capsys.readouterr().err
-    assert "no topic 'nowhere'" in said
+    assert f"no topic '{topic_prefix}events'" in said
     assert "polytempo topics" in said
 
 
 def test_a_record_that_is_too_large_is_counted_and_the_others_arrive(
-    broker: EmbeddedBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kafka: KafkaSettings, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 1, the number of failures and the first reason."""
     path = tmp_path / "log.parquet"
     table = {"user_id": ["a", "b", "c"], "item_id": ["i", "i" * 2_000_000, "i"], "ts_ms": [NOON_MS] * 3}
     pl.DataFrame(table).write_parquet(path)
-    _create(broker.settings, **{"large-events": 1})
-    assert main(["produce", str(path), "--kafka", broker.bootstrap, "--prefix", "large-", "--json"]) == 1
+    _create(kafka, **{f"{topic_prefix}events": 1})
+    assert main(["produce", str(path), "--kafka", kafka.servers, "--prefix", topic_prefix, "--json"]) == 1
     captured = capsys.readouterr()
     report = _last_json(captured.out)
     assert (report["produced"], report["failed"]) == (2, 1)
     assert "MessageSizeTooLarge" in captured.err
-    assert [record.key for record in _read_all(broker.settings, "large-events")] == [b"a", b"c"]
+    assert [record.key for record in _read_all(kafka, f"{topic_prefix}events")] == [b"a", b"c"]
 
 
-def test_an_interruption_flushes_what_was_sent_and_counts_it(broker: EmbeddedBroker) -> None:
+def test_an_interruption_flushes_what_was_sent_and_counts_it(kafka: KafkaSettings, topic_prefix: str) -> None:
     """Ctrl-C in the middle: what the result says is what the topic holds."""
     shop = simulate(ShopConfig(n_users=50, n_items=60, days=0.5, events_per_day=2_000), seed=2).events
 
@@ -178,21 +167,21 @@ def test_an_interruption_flushes_what_was_sent_and_counts_it(broker: EmbeddedBro
         yield shop.head(300)
         raise KeyboardInterrupt
 
-    _create(broker.settings, interrupted=1)
-    outcome = produce_frame(broker.settings, "interrupted", frames())
+    _create(kafka, **{f"{topic_prefix}events": 1})
+    outcome = produce_frame(kafka, f"{topic_prefix}events", frames())
     assert outcome.interrupted
     assert (outcome.produced, outcome.failed) == (300, 0)
-    assert len(_read_all(broker.settings, "interrupted")) == 300
+    assert len(_read_all(kafka, f"{topic_prefix}events")) == 300
 
 
-def test_a_paced_stream_can_be_stopped(broker: EmbeddedBroker) -> None:
+def test_a_paced_stream_can_be_stopped(kafka: KafkaSettings, topic_prefix: str) -> None:
     """`stop` ends a stream that would take days, and progress is reported on the way."""
     shop = simulate(ShopConfig(n_users=50, n_items=60, days=0.5, events_per_day=2_000), seed=2).events
     seen: list[int] = []
-    _create(broker.settings, stopped=1)
+    _create(kafka, **{f"{topic_prefix}events": 1})
     outcome = produce_frame(
-        broker.settings,
-        "stopped",
+        kafka,
+        f"{topic_prefix}events",
         [shop],
         pace=Pace(rate=50.0),
         on_progress=seen.append,
@@ -200,7 +189,7 @@ def test_a_paced_stream_can_be_stopped(broker: EmbeddedBroker) -> None:
     )
     assert 0 < outcome.produced < len(shop)
     assert seen == sorted(seen)
-    assert len(_read_all(broker.settings, "stopped")) == outcome.produced
+    assert len(_read_all(kafka, f"{topic_prefix}events")) == outcome.produced
 
 
 @pytest.mark.parametrize(
