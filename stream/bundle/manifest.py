@@ -1,8 +1,8 @@
 """What a bundle says about itself: `manifest.json`, and nothing else in the folder is believed without it.
 
 The text is stable (fields in a fixed order, indented), so that a version control system shows what changed.
-`seal` is the SHA-256 of the same text with an empty seal. With the hashes of the other files inside, it makes one figure
-stand for the whole bundle: the digest. It protects against accidents, not against a forger, who can seal as well.
+`seal` is the SHA-256 of the same text with an empty seal. With the hashes of the other files inside, it makes one
+figure stand for the whole bundle: the digest. It protects against accidents, not against a forger, who can seal as well.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The state fades between events at a learnt rate per channel, started from a minute to sixty days, as in GRU-D: Che et
 al., "Recurrent Neural Networks for Multivariate Time Series with Missing Values", 2018 (arXiv 1606.01865). Ranking
-by the product of state and item embedding is GRU4Rec's: Hidasi et al., "Session-based Recommendations with Recurrent Neural
-Networks", 2016 (arXiv 1511.06939); here with tied embeddings and cross-entropy over the whole catalogue.
+by the product of state and item embedding is GRU4Rec's: Hidasi et al., "Session-based Recommendations with Recurrent
+Neural Networks", 2016 (arXiv 1511.06939); here with tied embeddings and cross-entropy over the whole catalogue.
 
 It has two forms that compute the same. `forward` is one event per user with the state carried in and out: that is what
 is exported and served. `sequence` is whole histories at once: that is what is trained.

@@ -1,0 +1,171 @@
+"""Two small models that are written to bundles, and the same models in NumPy: fakes that are oracles as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stream.bundle.manifest import Manifest, TrainingWindow
+from stream.bundle.scorer import check_shapes
+from stream.core.features import FeatureSpec, TensorSpec, menu
+from training.export import write_bundle
+from training.nets.recurrent import Recurrent, RecurrentConfig
+
+__all__ = [
+    "FEATURES",
+    "N_STATE",
+    "N_VOCABULARY",
+    "RANKER_INPUTS",
+    "RECURRENT_INPUTS",
+    "FakeRanker",
+    "FakeRecurrent",
+    "Ranker",
+    "ranker",
+    "recurrent",
+    "write_ranker",
+    "write_recurrent",
+]
+
+FEATURES: Final = FeatureSpec()
+N_VOCABULARY: Final = 60
+N_STATE: Final = 16
+RANKER_INPUTS: Final = ("candidates", "candidate_features", "context_features")
+RECURRENT_INPUTS: Final = ("item", "kind", "gap_s", "value", "state")
+TRAINING: Final = TrainingWindow(0, 86_400_000, 1000, "made up", "polytempo train tests")
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Ranker(nn.Module):
+    """Candidates (B, C) with their features (B, C, F) and context (B, G) -> scores (B, C), -inf for padding."""
+
+    def __init__(self, n_features: int, n_context: int, n_hidden: int = 16) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(n_features + n_context, n_hidden)
+        self.score = nn.Linear(n_hidden, 1)
+
+    def forward(self, candidates: Tensor, candidate_features: Tensor, context_features: Tensor) -> tuple[Tensor, Tensor]:
+        context = context_features.unsqueeze(1).expand(-1, candidates.shape[1], -1)
+        hidden = torch.relu(self.hidden(torch.cat([candidate_features, context], dim=-1)))
+        return candidates, torch.where(candidates < 0, -torch.inf, self.score(hidden).squeeze(-1))
+
+
+class FakeRanker:
+    """`Ranker` in NumPy."""
+
+    def __init__(self, module: Ranker) -> None:
+        offered = menu(FEATURES)
+        self.inputs: Mapping[str, TensorSpec] = {name: offered[name] for name in RANKER_INPUTS}
+        self.n_state = 0
+        self.space: Literal["candidates", "vocabulary"] = "candidates"
+        self._weights = _weights(module)
+
+    def score(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        check_shapes(inputs, self.inputs)
+        w = self._weights
+        candidates, features = inputs["candidates"], inputs["candidate_features"]
+        context = np.repeat(inputs["context_features"][:, None], candidates.shape[1], axis=1)
+        both = np.concatenate([features, context], axis=-1)
+        hidden = np.maximum(0, both @ w["hidden.weight"].T + w["hidden.bias"])
+        scores = (hidden @ w["score.weight"].T + w["score.bias"])[..., 0]
+        return {"items": candidates, "scores": np.where(candidates < 0, -np.inf, scores).astype(np.float32)}
+
+
+class FakeRecurrent:
+    """`Recurrent` in NumPy, written from the equations of the GRU and not from the module's code."""
+
+    def __init__(self, module: Recurrent) -> None:
+        offered = menu(FEATURES, N_STATE)
+        self.inputs: Mapping[str, TensorSpec] = {name: offered[name] for name in RECURRENT_INPUTS}
+        self.n_state = N_STATE
+        self.space: Literal["candidates", "vocabulary"] = "vocabulary"
+        self._weights = _weights(module)
+        self._n_best = module.n_best
+
+    def score(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        check_shapes(inputs, self.inputs)
+        w = self._weights
+        gap_s = np.maximum(inputs["gap_s"], 0)[:, None]
+        faded = inputs["state"] * np.exp(-gap_s * np.exp(w["log_rate"]))
+        time = np.concatenate([np.log1p(gap_s) / 10, inputs["gap_s"][:, None] <= 0], axis=1)
+        value = np.nan_to_num(inputs["value"])[:, None]
+        said = w["items.weight"][inputs["item"]] + w["kinds.weight"][inputs["kind"]]
+        said = said + time @ w["gap.weight"].T + w["gap.bias"]
+        said = said + np.sign(value) * np.log1p(np.abs(value)) * w["value.weight"].T
+        reset_x, keep_x, new_x = np.split(said @ w["gates_in.weight"].T + w["gates_in.bias"], 3, axis=1)
+        reset_h, keep_h, new_h = np.split(faded @ w["gates_state.weight"].T + w["gates_state.bias"], 3, axis=1)
+        keep = _sigmoid(keep_x + keep_h)
+        state = (1 - keep) * np.tanh(new_x + _sigmoid(reset_x + reset_h) * new_h) + keep * faded
+        centred = state - state.mean(axis=1, keepdims=True)
+        normal = centred / np.sqrt(state.var(axis=1, keepdims=True) + 1e-5) * w["norm.weight"] + w["norm.bias"]
+        logits = normal @ w["items.weight"][1:].T + w["bias"]
+        best = np.argsort(-logits, axis=1, kind="stable")[:, : self._n_best]
+        return {
+            "items": best.astype(np.int64) + 1,
+            "scores": np.take_along_axis(logits, best, axis=1).astype(np.float32),
+            "state": state.astype(np.float32),
+        }
+
+
+def ranker(seed: int = 0) -> Ranker:
+    """An untrained ranker that fits the menu of `FEATURES`."""
+    torch.manual_seed(seed)
+    offered = menu(FEATURES)
+    return Ranker(_width(offered["candidate_features"]), _width(offered["context_features"]))
+
+
+def recurrent(seed: int = 0) -> Recurrent:
+    """An untrained recurrent model."""
+    torch.manual_seed(seed)
+    return Recurrent(RecurrentConfig(N_VOCABULARY, n_state=N_STATE, n_best=20))
+
+
+def write_ranker(path: Path, *, seed: int = 0, **changes: Any) -> Manifest:
+    """A two-stage bundle at `path`."""
+    fields: dict[str, Any] = {
+        "module": ranker(seed),
+        "inputs": RANKER_INPUTS,
+        "features": FEATURES,
+        "space": "candidates",
+        "name": "ranker",
+        "version": seed + 1,
+        "training": TRAINING,
+        "metrics": {"made-up/hr@10": 0.5},
+    }
+    return write_bundle(path, **(fields | changes))
+
+
+def write_recurrent(path: Path, *, seed: int = 0, **changes: Any) -> Manifest:
+    """A recurrent bundle at `path`."""
+    fields: dict[str, Any] = {
+        "module": recurrent(seed),
+        "inputs": RECURRENT_INPUTS,
+        "features": FEATURES,
+        "space": "vocabulary",
+        "name": "recurrent",
+        "version": seed + 1,
+        "training": TRAINING,
+        "vocabulary": [f"item-{number}" for number in range(N_VOCABULARY)],
+        "n_state": N_STATE,
+    }
+    return write_bundle(path, **(fields | changes))
+
+
+def _weights(module: nn.Module) -> dict[str, NDArray[np.float64]]:
+    return {name: tensor.double().numpy() for name, tensor in module.state_dict().items()}
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-x)), np.float64)
+
+
+def _width(spec: TensorSpec) -> int:
+    width = spec.shape[-1]
+    assert isinstance(width, int)
+    return width

@@ -1,0 +1,137 @@
+"""The scorer contract, for every implementation: a NumPy fake, the PyTorch module and the ONNX session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stream.bundle.load import load_bundle
+from stream.bundle.parity import difference, take_rows
+from stream.core.features import menu
+from stream.core.seam import Scorer
+from tests.bundle.models import (
+    FEATURES,
+    N_STATE,
+    N_VOCABULARY,
+    RANKER_INPUTS,
+    RECURRENT_INPUTS,
+    FakeRanker,
+    FakeRecurrent,
+    ranker,
+    recurrent,
+)
+from training.export import ModuleScorer, example_inputs
+
+IMPLEMENTATIONS: dict[str, Callable[[Path], Scorer]] = {
+    "ranker in NumPy": lambda _: FakeRanker(ranker()),
+    "ranker in PyTorch": lambda _: ModuleScorer(
+        ranker(), inputs={n: menu(FEATURES)[n] for n in RANKER_INPUTS}, n_state=0, space="candidates"
+    ),
+    "ranker in ONNX": lambda home: load_bundle(home / "ranker").scorer,
+    "recurrent in NumPy": lambda _: FakeRecurrent(recurrent()),
+    "recurrent in PyTorch": lambda _: ModuleScorer(
+        recurrent(), inputs={n: menu(FEATURES, N_STATE)[n] for n in RECURRENT_INPUTS}, n_state=N_STATE, space="vocabulary"
+    ),
+    "recurrent in ONNX": lambda home: load_bundle(home / "recurrent").scorer,
+}
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def scorer(request: pytest.FixtureRequest, bundles: Path) -> Scorer:
+    return IMPLEMENTATIONS[request.param](bundles)
+
+
+def rows_for(scorer: Scorer, n_rows: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    rows = example_inputs(scorer.inputs, n_rows=max(1, n_rows), n_vocabulary=N_VOCABULARY, seed=seed)
+    return take_rows(rows, n_rows)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 33, 257])
+def test_outputs_have_the_types_and_shapes_of_the_contract_at_any_batch_size(scorer: Scorer, n_rows: int) -> None:
+    outputs = scorer.score(rows_for(scorer, n_rows))
+    assert set(outputs) == {"items", "scores"} | ({"state"} if scorer.n_state > 0 else set())
+    assert outputs["items"].dtype == np.int64
+    assert outputs["scores"].dtype == np.float32
+    assert outputs["items"].shape == outputs["scores"].shape
+    assert outputs["items"].shape[0] == n_rows
+    if scorer.n_state > 0:
+        assert outputs["state"].dtype == np.float32
+        assert outputs["state"].shape == (n_rows, scorer.n_state)
+
+
+def test_items_are_candidates_passed_through_or_vocabulary_indices_best_first(scorer: Scorer) -> None:
+    inputs = rows_for(scorer, 20)
+    outputs = scorer.score(inputs)
+    if scorer.space == "candidates":
+        assert (outputs["items"] == inputs["candidates"]).all()
+        assert (outputs["scores"][inputs["candidates"] < 0] == -np.inf).all()
+    else:
+        assert outputs["items"].min() >= 1
+        assert outputs["items"].max() <= N_VOCABULARY
+        assert all(len(set(row)) == len(row) for row in outputs["items"].tolist())
+        assert (np.diff(outputs["scores"], axis=1) <= 0).all()
+
+
+def test_a_row_scores_the_same_alone_and_in_any_batch(scorer: Scorer) -> None:
+    inputs = rows_for(scorer, 40)
+    together = scorer.score(inputs)
+    for row in (0, 7, 39):
+        alone = scorer.score({name: array[row : row + 1] for name, array in inputs.items()})
+        assert difference({name: array[row : row + 1] for name, array in together.items()}, alone) is None
+
+
+def test_other_inputs_are_ignored_and_none_is_changed(scorer: Scorer) -> None:
+    inputs = rows_for(scorer, 5)
+    before = {name: array.copy() for name, array in inputs.items()}
+    with_more = scorer.score(inputs | {"windows": np.zeros((5, 5, 8), np.float32)})
+    assert difference(scorer.score(inputs), with_more) is None
+    assert all((inputs[name] == before[name]).all() for name in before)
+
+
+def test_a_missing_or_misshapen_input_is_named(scorer: Scorer) -> None:
+    inputs = rows_for(scorer, 5)
+    for name, spec in scorer.inputs.items():
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            scorer.score({other: array for other, array in inputs.items() if other != name})
+        if len(spec.shape) > 1:
+            with pytest.raises(ValueError, match=f"'{name}'"):
+                scorer.score(inputs | {name: inputs[name][:, :-1]})
+
+
+def test_rows_of_different_length_are_refused(scorer: Scorer) -> None:
+    inputs = rows_for(scorer, 5)
+    last = list(scorer.inputs)[-1]
+    with pytest.raises(ValueError, match="B"):
+        scorer.score(inputs | {last: inputs[last][:4]})
+
+
+@pytest.mark.parametrize("model", ["ranker", "recurrent"])
+@pytest.mark.parametrize("n_rows", [1, 3, 64, 300])
+def test_all_implementations_give_the_same(model: str, n_rows: int, bundles: Path) -> None:
+    fake, module, session = (IMPLEMENTATIONS[f"{model} in {kind}"](bundles) for kind in ("NumPy", "PyTorch", "ONNX"))
+    inputs = rows_for(fake, n_rows, seed=n_rows)
+    expected = fake.score(inputs)
+    assert difference(expected, module.score(inputs)) is None
+    assert difference(expected, session.score(inputs)) is None
+
+
+def test_state_carried_through_many_steps_stays_the_same_in_every_implementation(bundles: Path) -> None:
+    scorers = [IMPLEMENTATIONS[f"recurrent in {kind}"](bundles) for kind in ("NumPy", "PyTorch", "ONNX")]
+    states = [np.zeros((4, N_STATE), np.float32) for _ in scorers]
+    for step in range(50):
+        inputs = rows_for(scorers[0], 4, seed=step)
+        states = [scorer.score(inputs | {"state": state})["state"] for scorer, state in zip(scorers, states, strict=True)]
+    assert np.abs(states[0] - states[1]).max() < 1e-5
+    assert np.abs(states[0] - states[2]).max() < 1e-5
+
+
+def test_values_of_other_numeric_types_are_cast(bundles: Path) -> None:
+    scorer = load_bundle(bundles / "recurrent").scorer
+    inputs = rows_for(scorer, 6)
+    narrow = inputs | {"item": inputs["item"].astype(np.int32), "state": np.asfortranarray(inputs["state"])}
+    assert difference(scorer.score(inputs), scorer.score(narrow)) is None
