@@ -34,8 +34,8 @@ def topics(
 
     For example:
 
-        polytempo topics                                   what is missing on localhost:9092
-        polytempo topics --dry-run --json                  only look, for a script
+        polytempo topics                    what is missing on localhost:9092
+        polytempo topics --dry-run --json   only look, for a script
         polytempo topics --partitions 12 --replication 3 --retention 30d
 
     Args:
@@ -53,7 +53,8 @@ def topics(
         retention_ms=FOREVER_MS if retention == "forever" else parse_duration_ms(retention),
         replication=-1 if replication is None else replication,
     )
-    states = ensure_topics(settings, layout, dry_run=dry_run)
+    with people.status(f"asking Kafka at {settings.servers}"):
+        states = ensure_topics(settings, layout, dry_run=dry_run)
     if json:
         print_json({"kafka": settings.servers, "topics": [_as_json(state) for state in states]})
         return

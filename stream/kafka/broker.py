@@ -208,8 +208,8 @@ class EmbeddedBroker:
         Raises:
             PolytempoError: the console consumer failed; its words are in the message.
         """
-        options = ["--formatter-property", "print.key=true"] if with_keys else []
-        answer = subprocess.run(  # noqa: S603 - all parts are ours
+        options = ["--property", "print.key=true"] if with_keys else []
+        answer = subprocess.run(
             [
                 *self._java_command("128m"),
                 "org.apache.kafka.tools.consumer.ConsoleConsumer",
@@ -222,7 +222,7 @@ class EmbeddedBroker:
             check=False,
         )
         if answer.returncode != 0 and "TimeoutException" not in answer.stderr:
-            raise PolytempoError(f"Kafka's console consumer failed: {answer.stderr.strip()[-2000:]}")
+            raise PolytempoError(f"Kafka's console consumer failed: {answer.stderr.strip()[:500]}")
         return answer.stdout.splitlines()
 
     def _prepare_data(self) -> None:
@@ -297,7 +297,7 @@ class EmbeddedBroker:
     def _format_once(self) -> None:
         if (self.data / "log" / "meta.properties").exists():
             return
-        answer = subprocess.run(  # noqa: S603 - all parts are ours
+        answer = subprocess.run(
             [
                 *self._java_command("128m"),
                 "kafka.tools.StorageTool",
@@ -314,7 +314,7 @@ class EmbeddedBroker:
         lock = _lock(self.data / "lock")
         try:
             with self.log_file.open("ab") as log:
-                self._watchdog = subprocess.Popen(  # noqa: S603 - all parts are ours
+                self._watchdog = subprocess.Popen(
                     [
                         *(sys.executable, "-I", "-S", watchdog.__file__, str(os.getpid())),
                         str(self.data) if self._is_temporary else "",
@@ -408,11 +408,11 @@ def _is_free(port: int) -> bool:
 
 def _answers(settings: KafkaSettings) -> bool:
     """Whether a metadata request names a broker: then topics can be created, too."""
-    from kafka import KafkaAdminClient  # noqa: PLC0415 - not needed to describe or stop a broker
-    from kafka.errors import KafkaError  # noqa: PLC0415
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
 
     try:
-        admin = KafkaAdminClient(**settings.kafka_python())
+        admin = KafkaAdminClient(**settings.kafka_python(), bootstrap_timeout_ms=2000)
     except KafkaError:
         return False
     try:

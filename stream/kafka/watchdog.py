@@ -42,7 +42,7 @@ def main(parent: int, remove: str, command: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One thread, and the child runs exec at once: what preexec_fn is warned of cannot happen.
-    child = subprocess.Popen(  # noqa: S603 - the command is our parent's
+    child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
