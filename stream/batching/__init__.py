@@ -16,7 +16,7 @@ An app is wired like this (see tests/batching/app.py for one that runs):
 
 from stream.batching.ledger import Ledger
 from stream.batching.pipeline import Applied, Load, Prepare, RecordBatch, Send, Step, Timings, run_batches
-from stream.batching.producing import RecordTooLarge
+from stream.batching.producing import RecordTooLargeError
 from stream.batching.serve import serve
 from stream.batching.table import BatchTable
 from stream.batching.topic import batch_topic
@@ -32,7 +32,7 @@ __all__ = [
     "Load",
     "Prepare",
     "RecordBatch",
-    "RecordTooLarge",
+    "RecordTooLargeError",
     "Send",
     "Step",
     "Timings",

@@ -39,7 +39,7 @@ _NOBODY: Final = TP("", -1)
 _IDLE_FETCH_S: Final = 1.0
 
 
-class BatchMessage(ConsumerMessage):
+class BatchMessage(ConsumerMessage):  # type: ignore[misc]
     """The records of one fetch of one partition, as one Faust message whose offset is the last one's."""
 
     records: Sequence[ConsumerRecord]
@@ -47,7 +47,7 @@ class BatchMessage(ConsumerMessage):
     epoch: int
 
 
-class LoopConsumer(driver.AIOKafkaConsumerThread):
+class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's "consumer thread" without the thread: the same calls, made directly on the worker's loop."""
 
     wait_for_shutdown = False
@@ -118,10 +118,11 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):
                 fetcher._notify(waiter)
 
 
-class BatchConsumer(driver.Consumer):
+class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """See the module. `ledger` and `rewind` are what the pipeline uses."""
 
     _thread: LoopConsumer
+    _n_acked: int
     transport: BatchTransport
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -134,11 +135,11 @@ class BatchConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> LoopConsumer:
         return LoopConsumer(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
 
-    async def threadsafe_partitions_revoked(self, receiver_loop: Any, revoked: set[TP]) -> None:
+    async def threadsafe_partitions_revoked(self, _receiver_loop: Any, revoked: set[TP]) -> None:
         await self.on_partitions_revoked(revoked)
 
     async def threadsafe_partitions_assigned(
-        self, receiver_loop: Any, assigned: set[TP], generation_id: int = 0
+        self, _receiver_loop: Any, assigned: set[TP], generation_id: int = 0
     ) -> None:
         await self.on_partitions_assigned(assigned, generation_id)
 
@@ -167,18 +168,19 @@ class BatchConsumer(driver.Consumer):
     # -- which partitions to fetch -------------------------------------------------------------------------------
 
     def _is_batch(self, tp: TP) -> bool:
-        return tp.topic in self.transport.buffer_of
+        return bool(tp.topic in self.transport.buffer_of)
+
+    def _has_room(self, tp: TP) -> bool:
+        ledger = self._ledgers.get(tp)
+        return ledger is not None and ledger.active and ledger.n_buffered < self.transport.buffer_of[tp.topic]
 
     def _refresh(self) -> None:
         """Bring the (shared, live) set of wanted partitions up to date and wake the fetch if some are new."""
         wanted = {_NOBODY}
         if self.flow_active:
             for tp in self._get_active_partitions():
-                if not self._is_batch(tp):
+                if not self._is_batch(tp) or self._has_room(tp):
                     wanted.add(tp)
-                elif (ledger := self._ledgers.get(tp)) is not None and ledger.active:
-                    if ledger.n_buffered < self.transport.buffer_of[tp.topic]:
-                        wanted.add(tp)
         more = not wanted <= self._wanted
         self._wanted.clear()
         self._wanted.update(wanted)
@@ -216,7 +218,7 @@ class BatchConsumer(driver.Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 if not self.flow_active:
-                    await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # any awaitable event will do
+                    await self.wait(self.can_resume_flow)
                     continue
                 self._refresh()
                 records = await self._thread.getmany(self._wanted, _IDLE_FETCH_S)
@@ -326,7 +328,7 @@ class BatchConsumer(driver.Consumer):
 
     def ack(self, message: Any) -> bool:
         if not isinstance(message, BatchMessage):
-            return super().ack(message)
+            return bool(super().ack(message))
         message.acked = True
         message.records = ()
         self._unacked_messages.discard(message)
@@ -341,7 +343,8 @@ class BatchConsumer(driver.Consumer):
 
     def _new_offset(self, tp: TP) -> int | None:
         if not self._is_batch(tp):
-            return super()._new_offset(tp)
+            offset: int | None = super()._new_offset(tp)
+            return offset
         ledger = self._ledgers.get(tp)
         return None if ledger is None or not self.is_current(ledger) else ledger.committable()
 

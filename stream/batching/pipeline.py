@@ -185,13 +185,14 @@ class _Partition:
     async def run(self) -> None:
         run, ledger = self._run, self.ledger
         ledger.on_close(lambda: self.inbox.put_nowait(None))
-        prepared = run.prepare is None
+        prepare = run.prepare
+        prepared = prepare is None
         try:
             while (event := await self.inbox.get()) is not None:
                 progress = _Progress(event)
                 try:
-                    if not prepared:
-                        prepared = await self._prepare(event.value.first)
+                    if prepare is not None and not prepared:
+                        prepared = await self._prepare(prepare, event.value.first)
                     if prepared:
                         await self._apply(progress, event.value)
                 finally:
@@ -200,14 +201,17 @@ class _Partition:
             while not self.inbox.empty():  # given back: the next owner starts at the commit
                 if (event := self.inbox.get_nowait()) is not None:
                     await self._left(_Progress(event))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
             await run.fail(exc)
 
-    async def _prepare(self, next_offset: int) -> bool:
+    async def _prepare(self, prepare: Prepare, next_offset: int) -> bool:
         """Whether it ran to its end; False if the partition was given back meanwhile."""
-        assert self._run.prepare is not None
-        preparing = asyncio.ensure_future(self._run.prepare(self._tp, next_offset))
-        self.ledger.on_close(preparing.cancel)
+        preparing = asyncio.ensure_future(prepare(self._tp, next_offset))
+
+        def cancel() -> None:
+            preparing.cancel()
+
+        self.ledger.on_close(cancel)
         try:
             await preparing
         except asyncio.CancelledError:
@@ -281,7 +285,7 @@ class _Partition:
                         (stepped_ns - began_ns) // 1000, (sent_ns - stepped_ns) // 1000, (done_ns - sent_ns) // 1000
                     ),
                 )
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
             await run.fail(exc)
         finally:
             run.slots.release()

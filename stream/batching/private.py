@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
-__all__ = ["FAUST", "AIOKAFKA", "NAMES", "PrivateName", "problems"]
+__all__ = ["AIOKAFKA", "FAUST", "NAMES", "PrivateName", "problems"]
 
 FAUST: Final = "0.15.3"
 AIOKAFKA: Final = "0.14.0"

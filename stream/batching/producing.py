@@ -10,13 +10,13 @@ from typing import Any
 
 import faust
 
-__all__ = ["Delivery", "RecordTooLarge", "delivered", "produce"]
+__all__ = ["Delivery", "RecordTooLargeError", "delivered", "produce"]
 
 #: Upper bound of what a record takes beside key and value: batch header 61, record header at most 34.
 _OVERHEAD_BYTES = 96
 
 
-class RecordTooLarge(ValueError):
+class RecordTooLargeError(ValueError):
     """A record does not fit into a produce batch. The caller keeps records small, so this is an error of its own."""
 
     def __init__(self, topic: str, size_bytes: int, limit_bytes: int) -> None:
@@ -41,7 +41,7 @@ async def produce(
 ) -> list[Delivery]:
     """Queue (key, value) pairs for one partition, in order, as few batches as their size allows.
 
-    Returns once all of them are queued, which may wait for the batch before to leave. Raises RecordTooLarge before
+    Returns once all of them are queued, which may wait for the batch before to leave. Raises RecordTooLargeError before
     anything is queued that would stand behind the record.
     """
     producer = app.producer._ensure_producer()
@@ -58,12 +58,12 @@ async def produce(
     for key, value in pairs:
         size_bytes = len(key or b"") + len(value or b"")
         if size_bytes + _OVERHEAD_BYTES > limit_bytes:
-            raise RecordTooLarge(topic, size_bytes, limit_bytes)
+            raise RecordTooLargeError(topic, size_bytes, limit_bytes)
         if batch.append(key=key, value=value, timestamp=now_ms) is None:
             await flush()
             batch = producer.create_batch()
             if batch.append(key=key, value=value, timestamp=now_ms) is None:
-                raise RecordTooLarge(topic, size_bytes, limit_bytes)
+                raise RecordTooLargeError(topic, size_bytes, limit_bytes)
     if batch.record_count():
         await flush()
     return deliveries

@@ -12,7 +12,7 @@ from faust.types import TP
 __all__ = ["RocksStore"]
 
 
-class RocksStore(rocksdb.Store):
+class RocksStore(rocksdb.Store):  # type: ignore[misc]
     """Faust's RocksDB store (its files can be read by either), written by the batch."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -61,8 +61,9 @@ class MemoryStore(memory.Store[bytes, bytes]):  # type: ignore[misc]
         self._applied[tp.partition] = offset
 
     async def on_rebalance(
-        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+        self, assigned: set[TP], _revoked: set[TP], newly_assigned: set[TP], _generation_id: int = 0
     ) -> None:
+        """Keep the partitions that stay assigned, active or standby; the others may be written elsewhere."""
         changelog = self.table.changelog_topic.get_topic_name()
         kept = {tp.partition for tp in assigned - newly_assigned if tp.topic == changelog}
         for partition in set(self.by_partition) - kept:
@@ -86,7 +87,7 @@ class MemoryStore(memory.Store[bytes, bytes]):  # type: ignore[misc]
             self._applied[tp.partition] = offset
 
 
-class BatchTable(faust.Table):  # type: ignore[misc,type-arg]
+class BatchTable(faust.Table):  # type: ignore[misc]
     """bytes -> bytes, written only by `run_batches`, with a changelog that any Faust table could read.
 
     A value whose changelog record is not delivered yet lives in an overlay, so that the store (a RocksDB on disk

@@ -15,11 +15,13 @@ __all__ = ["BatchSchema", "batch_topic"]
 _QUEUE_SIZE = 1 << 20
 
 
-class BatchSchema(faust.Schema):  # type: ignore[misc,type-arg]
+class BatchSchema(faust.Schema):  # type: ignore[misc]
     """Makes one event of a batch message, with the message itself as value; nothing is decoded."""
 
-    def compile(self, app: AppT[Any], **kwargs: Any) -> Any:
-        async def decode(message: Any, *, propagate: bool = False) -> EventT[Any]:
+    def compile(self, app: AppT[Any], **_: Any) -> Any:
+        """The function that the conductor calls for each message."""
+
+        async def decode(message: Any, **_: Any) -> EventT[Any]:
             return app.create_event(None, message, None, message)
 
         return decode

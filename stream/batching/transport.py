@@ -53,7 +53,7 @@ class FetchSettings:
     pace_bytes: int = 64 << 10
 
 
-class BatchTransport(driver.Transport):
+class BatchTransport(driver.Transport):  # type: ignore[misc]
     """Faust's aiokafka transport with the batch consumer; `buffer_of` maps batch topics to their buffer."""
 
     Consumer: ClassVar[type[Any]] = BatchConsumer

@@ -31,6 +31,7 @@ class Setup:
     extra: tuple[str, ...] = ()
     workdir: Path = field(default_factory=Path)
     module: str = "tests.batching.app"
+    workers: list[Worker] = field(default_factory=list)
 
     @property
     def input(self) -> str:
@@ -69,7 +70,15 @@ class Setup:
         command += ["--datadir", str(directory), *self.extra, *extra]
         out, err = directory / "stdout", directory / "stderr"
         with out.open("ab") as stdout, err.open("ab") as stderr:
-            return Worker(subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr), out, err)
+            worker = Worker(subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr), out, err)
+        self.workers.append(worker)
+        return worker
+
+    async def kill_all(self) -> None:
+        """End every worker that still runs."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                await worker.kill()
 
 
 @dataclass(slots=True)
@@ -127,9 +136,7 @@ async def feed(setup: Setup, n_events: int, n_users: int = 500, rate: float | No
         for i in range(start, start + n_events):
             user = (i * 2654435761 >> 7) % n_users
             futures.append(
-                await producer.send(
-                    setup.input, b"%d" % i, key=b"u%d" % user, partition=user % setup.partitions
-                )
+                await producer.send(setup.input, b"%d" % i, key=b"u%d" % user, partition=user % setup.partitions)
             )
             if rate is not None and i % 50 == 0:
                 ahead_s = (i - start) / rate - (time.monotonic() - began_s)

@@ -1,0 +1,178 @@
+"""The consumer's side of a rebalance, without a broker."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.errors import IllegalStateError
+from faust.types import TP
+
+from stream.batching.consumer import BatchConsumer, BatchMessage
+from stream.batching.ledger import Ledger
+from stream.batching.transport import FetchSettings
+
+INPUT = TP("in", 0)
+OTHER = TP("other", 0)
+
+
+class Thread:
+    """Notes seeks and wake-ups, and says which generation the group coordinator client is in."""
+
+    def __init__(self) -> None:
+        self.seeks: list[tuple[TP, int]] = []
+        self.member_generation = 1
+        self.unassigned = False
+        self.n_woken = 0
+        self.fetch: tuple[int, int] | None = None
+
+    def seek(self, tp: TP, offset: int) -> None:
+        if self.unassigned:
+            raise IllegalStateError("not assigned")
+        self.seeks.append((tp, offset))
+
+    def wake(self) -> None:
+        self.n_woken += 1
+
+    def set_fetch(self, max_wait_ms: int, min_bytes: int) -> None:
+        self.fetch = (max_wait_ms, min_bytes)
+
+
+@pytest.fixture
+def consumer() -> Any:
+    """A BatchConsumer in generation 1 with one open partition, and nothing of Faust around it."""
+    consumer: Any = BatchConsumer.__new__(BatchConsumer)
+    consumer.app = SimpleNamespace(consumer_generation_id=1, topics=SimpleNamespace(acks_enabled_for=lambda _: True))
+    consumer.transport = SimpleNamespace(buffer_of={"in": 2}, fetch=FetchSettings())
+    consumer.log = SimpleNamespace(info=lambda *_: None)
+    consumer._thread = Thread()
+    consumer._ledgers = {INPUT: Ledger(1, 0)}
+    consumer._ledgers[INPUT].open = True
+    consumer._wanted = set()
+    consumer._active_partitions = {INPUT, OTHER}
+    consumer._read_offset = defaultdict(lambda: None)
+    consumer._committed_offset = defaultdict(lambda: None)
+    consumer._acked = defaultdict(list)
+    consumer._unacked_messages = set()
+    consumer._waiting_for_ack = None
+    consumer.flow_active = True
+    consumer.handed = []
+
+    async def callback(message: BatchMessage) -> None:
+        consumer.handed.append(message)
+
+    consumer.callback = callback
+    return consumer
+
+
+def records(first: int, n: int) -> list[Any]:
+    return [SimpleNamespace(offset=offset, timestamp=0, timestamp_type=0) for offset in range(first, first + n)]
+
+
+async def test_a_fetch_becomes_one_message_per_partition(consumer: Any) -> None:
+    """Whose offset is the last record's."""
+    await consumer._hand_out(INPUT, records(0, 100))
+    (message,) = consumer.handed
+    assert (message.first, message.offset, len(message.records)) == (0, 99, 100)
+
+
+async def test_a_hole_makes_the_consumer_read_again_once(consumer: Any) -> None:
+    """0..9 | 15..19: seek to 10 | 15..19 again: accepted, covering 10..19."""
+    await consumer._hand_out(INPUT, records(0, 10))
+    await consumer._hand_out(INPUT, records(15, 5))
+    assert (consumer._thread.seeks, len(consumer.handed)) == ([(INPUT, 10)], 1)
+    await consumer._hand_out(INPUT, records(15, 5))
+    assert (consumer.handed[-1].first, consumer.handed[-1].offset) == (10, 19)
+
+
+async def test_records_that_overlap_what_was_handed_out_are_trimmed(consumer: Any) -> None:
+    """A seek back after a rebalance reads some of them again."""
+    await consumer._hand_out(INPUT, records(0, 10))
+    await consumer._hand_out(INPUT, records(5, 10))
+    assert [record.offset for record in consumer.handed[-1].records] == list(range(10, 15))
+
+
+async def test_what_faust_acknowledges_without_applying_is_not_committed(consumer: Any) -> None:
+    """Its streams acknowledge messages that they skip during a rebalance."""
+    await consumer._hand_out(INPUT, records(0, 10))
+    consumer.ack(consumer.handed[0])
+    assert consumer._new_offset(INPUT) is None
+
+
+async def test_only_finished_spans_are_committed_and_nothing_of_an_old_generation(consumer: Any) -> None:
+    """The second of two spans is done: nothing. Both: 20. Both, but the group moved on: nothing."""
+    ledger = consumer.ledger(INPUT)
+    a, b = ledger.begin(0, 9), ledger.begin(10, 19)
+    b.done = True
+    assert consumer._new_offset(INPUT) is None
+    a.done = True
+    consumer._thread.member_generation = -1  # thrown out of the group
+    assert consumer._new_offset(INPUT) is None
+    consumer._thread.member_generation = 1
+    assert set(consumer._filter_tps_with_pending_acks()) == {INPUT}
+    assert consumer._new_offset(INPUT) == 20
+
+
+async def test_resuming_goes_back_to_what_faust_cleared_from_the_queues(consumer: Any) -> None:
+    """Even if nothing follows that could reveal the hole."""
+    consumer.can_resume_flow = consumer.suspend_flow = SimpleNamespace(set=lambda: None, clear=lambda: None)
+    await consumer._hand_out(INPUT, records(0, 10))
+    consumer.resume_flow()
+    assert consumer._thread.seeks == [(INPUT, 0)]
+    await consumer._hand_out(INPUT, records(0, 10))
+    ledger = consumer.ledger(INPUT)
+    assert [ledger.take(m.first, m.offset, m.epoch) for m in consumer.handed] == [False, True]
+
+
+async def test_stopping_the_flow_gives_everything_back(consumer: Any) -> None:
+    """No batch is handed out or taken between a revocation and the next assignment."""
+    consumer.can_resume_flow = consumer.suspend_flow = SimpleNamespace(set=lambda: None, clear=lambda: None)
+    await consumer._hand_out(INPUT, records(0, 10))
+    consumer.stop_flow()
+    await consumer._hand_out(INPUT, records(10, 10))
+    message = consumer.handed[0]
+    assert len(consumer.handed) == 1
+    assert not consumer.ledger(INPUT).take(message.first, message.offset, message.epoch)
+
+
+async def test_a_full_partition_is_not_fetched_and_the_others_are(consumer: Any) -> None:
+    """Two batches is the buffer; room wakes the fetch that waits."""
+    for first in (0, 10):
+        await consumer._hand_out(INPUT, records(first, 10))
+    consumer._refresh()
+    assert INPUT not in consumer._wanted
+    assert OTHER in consumer._wanted
+    ledger, woken = consumer.ledger(INPUT), consumer._thread.n_woken
+    ledger.take(0, 9, ledger.epoch)
+    consumer.on_applied(ledger)
+    assert INPUT in consumer._wanted
+    assert consumer._thread.n_woken == woken + 1
+
+
+async def test_partitions_are_read_only_after_their_offsets_were_sought(consumer: Any) -> None:
+    """Active for Faust, but no books yet: fetching them would be thrown away."""
+    consumer._ledgers.clear()
+    consumer._refresh()
+    assert INPUT not in consumer._wanted
+    assert consumer._wanted  # an empty set would mean all to aiokafka
+
+
+async def test_a_seek_on_a_partition_that_is_gone_is_harmless(consumer: Any) -> None:
+    """The next owner starts at the commit."""
+    await consumer._hand_out(INPUT, records(0, 10))
+    consumer._thread.unassigned = True
+    consumer.rewind(INPUT, consumer.ledger(INPUT))
+
+
+async def test_fetches_are_paced_while_events_come_fast(consumer: Any) -> None:
+    """And answered at once again when they do not."""
+    from stream.batching.pace import Pace
+
+    consumer._pace, consumer._busy = Pace(), False
+    consumer._set_pace(1000)
+    assert consumer._thread.fetch == (5, 64 << 10)
+    consumer._pace.rate = 0.0
+    consumer._set_pace(0)
+    assert consumer._thread.fetch == (20, 1)
