@@ -1,7 +1,8 @@
 """Candidates and what is known of each: one pass over an event's sources yields both.
 
-A candidate comes from co-visitation of the user's last items, from popularity lists, from the newest items, or from the
-user's own past. The pass that finds it in a co-visitation row has its weight in hand, so features are filled in at once.
+A candidate comes from co-visitation of the user's last items, from popularity lists, from the newest items, or from
+the user's own past. The pass that finds it in a co-visitation row has its weight in hand, so features are filled in at
+once.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Filters:
 
 
 class Scratch:
-    """Working memory of the kernels, one entry per item: kept between calls, since clearing it costs more than using it.
+    """Working memory of the kernels, one entry per item: kept between calls, as clearing it costs more than using it.
 
     `place` is all -1 between calls.
     """

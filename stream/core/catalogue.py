@@ -164,6 +164,11 @@ class Catalogue:
             else:
                 self.titles[number] = update.title
 
+    def name_categories(self, names: Sequence[str]) -> None:
+        """Number categories in this order, after those that are known."""
+        for name in names:
+            self._category(name)
+
     def _category(self, name: str) -> int:
         if name not in self._category_number:
             self._category_number[name] = len(self.categories)

@@ -139,7 +139,7 @@ def segment_text(value: str | float | None) -> str:
     """
     if isinstance(value, str):
         return value
-    if value is None or value != value:  # noqa: PLR0124 - NaN is the one number that differs from itself
+    if value is None or value != value:  # NaN is the one number that differs from itself
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final
 
@@ -49,7 +50,7 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=False)
 class FeatureSpec:
     """All that decides what a feature means; part of every bundle, and compared by `digest`.
 
@@ -71,6 +72,8 @@ class FeatureSpec:
         self.candidates.check(self.statistics)
         if len(self.statistics.segments) > N_SEGMENTS:
             raise ValueError(f"{len(self.statistics.segments)} context fields, a record remembers {N_SEGMENTS}")
+        if self.state.n_kinds < len(self.types.names):
+            raise ValueError(f"{len(self.types.names)} event types, but a record counts {self.state.n_kinds} kinds")
         if not 1 <= self.n_history <= self.state.n_ring:
             raise ValueError(f"a history of {self.n_history} events does not fit into a ring of {self.state.n_ring}")
         if self.state.n_model != 0:
@@ -111,10 +114,45 @@ class FeatureSpec:
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a feature specification: {error}") from error
 
+    @cached_property
+    def _kernel(self) -> _Kernel:
+        """What `assemble` takes of the specification; made once, since a small batch costs less than making it."""
+        statistics, fields = self.statistics, self.statistics.segment_fields
+        names = [channel.name for channel in statistics.popularity]
+        kinds = [pair.of for pair in statistics.co_visitation]
+        return _Kernel(
+            weights=self.types.weight_table(),
+            any_pair=kinds.index("any") if "any" in kinds else 0,
+            channel_column=np.array(statistics.first_column[:-1], np.int64),
+            channel_field=np.array(
+                [-1 if c.field is None else fields.index(c.field) for c in statistics.popularity], np.int64
+            ),
+            list_channel=np.array([names.index(name) for name, _ in self.candidates.lists], np.int64),
+            list_n=np.array([count for _, count in self.candidates.lists], np.int64),
+            scale_ms=np.array([scale.span_ms for scale in self.state.scales], np.float64),
+            n_features=len(candidate_feature_names(self)),
+            n_context=len(context_feature_names(self)),
+        )
+
     def digest(self) -> str:
         """SHA-256 over the specification and the version of this code: equal digests mean equal features."""
         canonical = json.dumps([FEATURE_VERSION, self.to_json()], sort_keys=True, separators=(",", ":"))
         return sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kernel:
+    """A specification as the arrays and numbers that compiled code takes."""
+
+    weights: NDArray[np.float32]
+    any_pair: int
+    channel_column: NDArray[np.int64]
+    channel_field: NDArray[np.int64]
+    list_channel: NDArray[np.int64]
+    list_n: NDArray[np.int64]
+    scale_ms: NDArray[np.float64]
+    n_features: int
+    n_context: int
 
 
 def candidate_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
@@ -175,9 +213,9 @@ def context_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
 def menu(spec: FeatureSpec, n_state: int = 0) -> dict[str, TensorSpec]:
     """Every input that a model may ask for, by name.
 
-    Two-stage models score `candidates` (catalogue numbers, -1 for padding). Sequence models read the history (indices of
-    the bundle's vocabulary from 1, 0 for padding and unknown items, the newest event last). Recurrent models read one
-    event and their own state of the step before.
+    Two-stage models score `candidates` (catalogue numbers, -1 for padding). Sequence models read the history (indices
+    of the bundle's vocabulary from 1, 0 for padding and unknown items, the newest event last). Recurrent models read
+    one event and their own state of the step before.
     """
     n_features, n_context = len(candidate_feature_names(spec)), len(context_feature_names(spec))
     n, length = spec.candidates.n, spec.n_history
@@ -297,12 +335,10 @@ def _candidates(
     need: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
     n_rows, n = len(after), spec.candidates.n if need else 1
-    statistics, fields = spec.statistics, spec.statistics.segment_fields
-    names = [channel.name for channel in statistics.popularity]
-    kinds = [pair.of for pair in statistics.co_visitation]
+    kernel = spec._kernel
     candidates = np.empty((n_rows, n), np.int64)
     sources = np.empty((n_rows, n), np.uint16)
-    features = np.empty((n_rows, n, len(candidate_feature_names(spec))), np.float32)
+    features = np.empty((n_rows, n, kernel.n_features), np.float32)
     out_weight = np.empty(n_rows, np.float32)
     catalogue = view.catalogue
     assemble(
@@ -312,7 +348,7 @@ def _candidates(
         after["ring_ms"],
         after["ring_kind"],
         after["session_start_ms"],
-        spec.types.weight_table(),
+        kernel.weights,
         catalogue.index.table_key,
         catalogue.index.table_number,
         catalogue.key,
@@ -328,16 +364,16 @@ def _candidates(
         view.row_sum,
         view.row_ms,
         view.pair_half_life_ms,
-        kinds.index("any") if "any" in kinds else 0,
-        np.array(statistics.first_column[:-1], np.int64),
-        np.array([-1 if c.field is None else fields.index(c.field) for c in statistics.popularity], np.int64),
-        np.array([names.index(name) for name, _ in spec.candidates.lists], np.int64),
-        np.array([count for _, count in spec.candidates.lists], np.int64),
+        kernel.any_pair,
+        kernel.channel_column,
+        kernel.channel_field,
+        kernel.list_channel,
+        kernel.list_n,
         spec.candidates.n_last,
         spec.candidates.n_earlier,
         spec.candidates.n_newest,
         spec.candidates.own,
-        np.array([scale.span_ms for scale in spec.state.scales], np.float64),
+        kernel.scale_ms,
         np.float32(SHRINK),
         filters.seen,
         filters.exclude,
@@ -364,7 +400,7 @@ def _context(
 ) -> NDArray[np.float32]:
     """(R, G), see `context_feature_names`."""
     n_rows, n_scales, n_kinds = len(after), len(spec.state.scales), len(spec.types.names)
-    context = np.zeros((n_rows, len(context_feature_names(spec))), np.float32)
+    context = np.zeros((n_rows, spec._kernel.n_context), np.float32)
     context[:, 0] = np.log1p(after["session_length"])
     context[:, 1] = np.log1p(after["n_events"])
     context[:, 2] = np.log1p(out_weight)
@@ -375,7 +411,8 @@ def _context(
     context[:, 6], context[:, 7] = np.sin(week), np.cos(week)
     context[:, 8 : 8 + n_scales] = np.log1p(window_counts(spec.state, after, as_of_ms).sum(2))
     column = 8 + n_scales
-    rows = np.flatnonzero(after["ring_ms"][:, -1] != NEVER_MS)
+    # A record may remember a kind that only a newer specification has, after a bundle was rolled back.
+    rows = np.flatnonzero((after["ring_ms"][:, -1] != NEVER_MS) & (after["ring_kind"][:, -1] < n_kinds))
     context[rows, column + after["ring_kind"][rows, -1].astype(np.intp)] = 1.0
     column += n_kinds
     for number, segment in enumerate(spec.statistics.segments):

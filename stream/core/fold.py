@@ -2,7 +2,7 @@
 
 One pass over a batch in the order of its offsets, whatever users it holds, so that no result depends on how events fell
 into batches. The order in which a user's events arrive does not matter either: the ring is kept sorted by
-(time, item, kind), windows count into the bucket of the event's own time, and the session is read off the ring.
+(time, item, kind, value), windows count into the bucket of the event's own time, and the session is read off the ring.
 
     arrival   a(10:00)  c(10:07)  b(10:03)            ring   a  b  c
                                   ^ late, but within the ring and the windows: takes its true place
@@ -62,7 +62,7 @@ class Folded:
     previous: NDArray[np.uint64]
     """(B, 3) keys of the session's last distinct items before the event, most recent first; 0 for none."""
     previous_segments: NDArray[np.uint32]
-    """(B, S) context values of the event before it in the session; 0 for none."""
+    """(B, S) context values of the event before it in the session; 0 for none and for late events."""
     gap_s: NDArray[np.float32]
     """(B,) seconds since the user's newest event before this one; 0 for the first and for late ones."""
     earlier: NDArray[np.int32]
@@ -78,12 +78,18 @@ def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, wei
         batch: B events of one partition in offset order.
         source: `source_key` of that partition.
         weights: (256,) weight by kind, see `EventTypes.weight_table`; kinds at or below 0 lead to no item.
+
+    Raises:
+        ValueError: records and users differ in number, or an event's kind or context fields have no place in a record.
     """
     n_events, n_users, n_segments = len(batch), len(batch.users), batch.segments.shape[1]
     if len(states) != n_users:
         raise ValueError(f"{len(states)} records for {n_users} users")
     if n_segments > N_SEGMENTS:
         raise ValueError(f"{n_segments} context fields are declared, a record remembers at most {N_SEGMENTS}")
+    ordinary = batch.kind[(batch.kind != REQUEST) & (batch.kind != FORGET)]
+    if ordinary.max(initial=0) >= spec.n_kinds:  # the windows have no counter for it
+        raise ValueError(f"the event type {ordinary.max()} is not one of the {spec.n_kinds} that records count")
     new = states.copy()
     after = np.empty(n_events, spec.dtype)
     folded = Folded(
@@ -267,7 +273,12 @@ def _fold(
                         ring_item[u, place] == item[row]
                         and (
                             ring_kind[u, place] > kind[row]
-                            or (ring_kind[u, place] == kind[row] and ring_value[u, place] > value[row])
+                            or (
+                                ring_kind[u, place] == kind[row]
+                                # No value goes before any value: NaN compares with nothing, so it needs its own rule.
+                                and not np.isnan(ring_value[u, place])
+                                and (np.isnan(value[row]) or ring_value[u, place] > value[row])
+                            )
                         )
                     )
                 )

@@ -25,7 +25,7 @@ from stream.core.features import FeatureSpec
 from stream.core.state import States
 from stream.core.statistics import ItemStatistics
 
-__all__ = ["FILLED", "Ranked", "rank", "reasons_of"]
+__all__ = ["FILLED", "Ranked", "rank", "reasons_of", "sources_of"]
 
 FILLED: Final = 1 << 15
 """Source bit: the model had nothing more to say, the item is popular."""
@@ -61,12 +61,13 @@ def rank(
 
     Args:
         after: (R,) the user's record.
-        items: (R, k) catalogue numbers in any order, -1 for none; repeated items count once.
+        items: (R, k) catalogue numbers in any order, -1 for none; a repeated item counts once, with its best score.
         scores: (R, k).
-        sources: (R, k) source bits, or (R, 0).
+        sources: (R, k) source bits of `items`, or (R, 0).
         n: (R,) how many are asked for.
 
-    Where fewer than n[r] are left, the first popularity list of the spec fills up, scored no higher than what precedes.
+    Where fewer than n[r] are left, the first popularity list of the spec fills up (or the request's own `only`, in its
+    order), scored no higher than what precedes.
     """
     width = int(n.max(initial=0))
     ranked = Ranked(
@@ -83,7 +84,6 @@ def rank(
         scores,
         sources if sources.shape[1] > 0 else np.zeros(items.shape, np.uint16),
         n,
-        after["ring_item"],
         after["ring_ms"],
         after["ring_kind"],
         after["session_start_ms"],
@@ -92,7 +92,7 @@ def rank(
         catalogue.key,
         catalogue.available,
         view.listed[column],
-        np.ascontiguousarray(view.log_share[:, column]),
+        view.log_share[:, column],
         filters.seen,
         filters.exclude,
         filters.exclude_start,
@@ -110,9 +110,9 @@ def rank(
 def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool) -> tuple[str, ...]:
     """What a recommendation's source bits say, strongest evidence first, at most three.
 
-    `own` the user had it before; `co-visited:last`, `co-visited:session`, `co-visited:earlier` others went on to it from
-    the user's last item, from the session's items, from earlier sessions; `popular:CHANNEL`; `new`; `model` for items of
-    a model without candidates; `fill:CHANNEL` where the model had nothing more to say.
+    `own` the user had it before; `co-visited:last`, `co-visited:session`, `co-visited:earlier` others went on to it
+    from the user's last item, from the session's items, from earlier sessions; `popular:CHANNEL`; `new`; `model` for
+    items of a model without candidates; `fill:CHANNEL` where the model had nothing more to say.
     """
     if sources & FILLED:
         channel = spec.candidates.lists[0][0] if spec.candidates.lists else spec.statistics.popularity[0].name
@@ -139,13 +139,45 @@ def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool) -> tup
     return tuple(reasons[:3]) or ("model",)
 
 
+def sources_of(
+    items: NDArray[np.int32],
+    candidates: NDArray[np.int64],
+    sources: NDArray[np.uint16],
+    scratch: Scratch,
+    n_items: int,
+) -> NDArray[np.uint16]:
+    """(R, k) source bits of a model's `items` (R, k), which come in its own order, 0 for what was no candidate.
+
+    Args:
+        candidates, sources: (R, C) what was scored and its source bits.
+        n_items: the catalogue's capacity.
+    """
+    found = np.zeros(items.shape, np.uint16)
+    _sources_of(items, candidates, sources, scratch.sized(n_items), n_items, found)
+    return found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _sources_of(items: Any, candidates: Any, sources: Any, place: Any, n_items: Any, found: Any) -> None:
+    for b in range(len(items)):
+        for c in range(candidates.shape[1]):
+            if candidates[b, c] >= 0:
+                place[candidates[b, c]] = c
+        for i in range(items.shape[1]):
+            item = items[b, i]
+            if 0 <= item < n_items and place[item] >= 0:
+                found[b, i] = sources[b, place[item]]
+        for c in range(candidates.shape[1]):
+            if candidates[b, c] >= 0:
+                place[candidates[b, c]] = -1
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _rank(
     items: Any,
     scores: Any,
     sources: Any,
     n: Any,
-    ring_item: Any,
     ring_ms: Any,
     ring_kind: Any,
     session_start_ms: Any,
@@ -166,7 +198,7 @@ def _rank(
     out_scores: Any,
     out_sources: Any,
 ) -> None:
-    # place: -2 blocked, -1 free, -3 free and among `only`, >= 0 already ranked
+    # place: -2 blocked, -1 free, -3 free and among `only`, 0 already ranked
     for b in range(len(items)):
         mark_blocked(b, numbers[b], ring_ms, ring_kind, session_start_ms, weights, seen, exclude, exclude_start, place)
         free = -1
@@ -178,9 +210,24 @@ def _rank(
         found = 0
         for i in range(items.shape[1]):
             item = items[b, i]
-            if item < 0 or place[item] != free or not available[item] or np.isnan(scores[b, i]):
+            # A model's items are not trusted to be candidates: what is no item would be written outside the arrays.
+            if item < 0 or item >= len(item_key) or not available[item] or np.isnan(scores[b, i]):
                 continue
             score, key = scores[b, i], item_key[item]
+            if place[item] == 0:  # repeated
+                at = 0
+                while out_items[b, at] != item:
+                    at += 1
+                if out_scores[b, at] >= score:
+                    continue
+                for j in range(at, found - 1):
+                    out_items[b, j] = out_items[b, j + 1]
+                    out_scores[b, j] = out_scores[b, j + 1]
+                    out_sources[b, j] = out_sources[b, j + 1]
+                found -= 1
+                place[item] = free
+            if place[item] != free:
+                continue
             at = found
             while at > 0 and (
                 out_scores[b, at - 1] < score

@@ -7,7 +7,8 @@ A window of a scale covers `n_buckets` whole buckets of event time and is read a
                    ^ start (in)                    as_of_ms       n_buckets = 4
     start = (head - n_buckets + 1) * bucket_ms,  head = as_of_ms // bucket_ms
 
-so it is half-open, `[start, (head + 1) * bucket_ms)`, and spans between `span_ms - bucket_ms` and `span_ms` of the past.
+so it is half-open, `[start, (head + 1) * bucket_ms)`, and spans between `span_ms - bucket_ms` and `span_ms` of the
+past.
 Buckets are integers of event time: the order in which events arrive cannot move an event to another bucket.
 """
 

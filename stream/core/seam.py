@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from stream.core.activity import ActivityBatch
 from stream.core.candidates import SEEN_POLICIES, Filters, Scratch
+from stream.core.catalogue import Catalogue
 from stream.core.events import EventBatch
 from stream.core.features import FeatureSpec, TensorSpec, Vocabulary, featurize
 from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold, source_key
-from stream.core.ranking import Ranked, rank
+from stream.core.ranking import Ranked, rank, sources_of
 from stream.core.state import NEVER_MS, States, StateSpec
 from stream.core.statistics import ItemStatistics
 
@@ -33,8 +34,8 @@ __all__ = ["Policy", "Recommender", "Scorer", "Stepped"]
 class Scorer(Protocol):
     """What scores. The ONNX session, the PyTorch module and fakes pass the same contract tests.
 
-    Outputs are `items` int64 (B, k), `scores` float32 (B, k) and, where n_state > 0, `state` float32 (B, n_state). In the
-    space "candidates", items are values of the input `candidates`, in any order, -1 for padding. In the space
+    Outputs are `items` int64 (B, k), `scores` float32 (B, k) and, where n_state > 0, `state` float32 (B, n_state). In
+    the space "candidates", items are values of the input `candidates`, in any order, -1 for padding. In the space
     "vocabulary" they are indices of the bundle's vocabulary from 1, best first, 0 for none.
     """
 
@@ -108,7 +109,7 @@ class Recommender:
         self._weights = spec.types.weight_table()
         self._scratch = Scratch()
         self._numbers = np.zeros(0, np.int32)
-        self._numbered = (0, -1)
+        self._numbered: tuple[Catalogue | None, int] = (None, -1)
 
     def step(
         self,
@@ -156,9 +157,14 @@ class Recommender:
             outputs = self.scorer.score(features.inputs)
         else:
             outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs)
-        items = outputs["items"]
+        sources = np.zeros((len(stepped), 0), np.uint16)
         if self.scorer.space == "vocabulary":
-            items = self._catalogue_numbers(view)[np.clip(items, 0, len(self.vocabulary.ids))]
+            items = self._catalogue_numbers(view)[np.clip(outputs["items"], 0, len(self.vocabulary.ids))]
+        else:
+            items = outputs["items"].astype(np.int32, copy=False)
+            candidates = features.inputs.get("candidates")
+            if candidates is not None:
+                sources = sources_of(items, candidates, features.sources, self._scratch, view.catalogue.capacity)
         asked = np.full(len(stepped), self.policy.n, np.int64)
         wishes = [(row, request.n) for row, request in batch.requests.items() if request.n is not None]
         for row, n in wishes:
@@ -168,9 +174,9 @@ class Recommender:
         ranked = rank(
             self.spec,
             folded.after[stepped],
-            items.astype(np.int32, copy=False),
+            items,
             outputs["scores"],
-            features.sources if self.scorer.space == "candidates" else np.zeros((len(stepped), 0), np.uint16),
+            sources,
             view,
             filters,
             asked,
@@ -258,10 +264,11 @@ class Recommender:
 
     def _catalogue_numbers(self, view: ItemStatistics) -> NDArray[np.int32]:
         """(V + 1,) vocabulary index -> catalogue number, -1 where the catalogue does not know the item."""
-        as_of = (id(view), len(view.catalogue))
-        if self._numbered != as_of:
-            self._numbers = view.catalogue.index.lookup(self.vocabulary.keys)
-            self._numbered = as_of
+        catalogue = view.catalogue
+        # The catalogue itself is held, not its id, which the next one might get.
+        if self._numbered[0] is not catalogue or self._numbered[1] != len(catalogue):
+            self._numbers = catalogue.index.lookup(self.vocabulary.keys)
+            self._numbered = (catalogue, len(catalogue))
         return self._numbers
 
     def _filters(self, batch: EventBatch, rows: NDArray[np.intp], view: ItemStatistics) -> Filters:

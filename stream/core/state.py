@@ -1,15 +1,15 @@
 """What is kept of one user: one NumPy record of fixed size, whose bytes are its only stored form.
 
-A record's header says its own sizes, so that a record written under another layout (other scales, a longer ring, another
-model's state) can still be read: `decode_states` carries over what does not depend on the layout and rebuilds the windows
-from the ring of recent events.
+A record's header says its own sizes, so that a record written under another layout (other scales, a longer ring,
+another model's state) can still be read: `decode_states` carries over what does not depend on the layout and, where the
+scales differ, rebuilds the windows from the ring of recent events.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
@@ -76,6 +76,8 @@ class StateSpec:
         for name in ("n_ring", "n_ids", "n_sources", "n_kinds"):
             if not 1 <= getattr(self, name) <= 255:
                 raise ValueError(f"{name} must be between 1 and 255, not {getattr(self, name)}")
+        if len(self.scales) > 255 or max(scale.n_buckets for scale in self.scales) > 255:
+            raise ValueError("a state has at most 255 time scales of at most 255 buckets each")
         if not 0 <= self.n_model <= 65_535:
             raise ValueError(f"n_model must be between 0 and 65535, not {self.n_model}")
 
@@ -197,15 +199,19 @@ _HEADER = np.dtype([("version", "<u2"), ("n_model", "<u2"), ("layout", "<u4"), (
 def _migrate(spec: StateSpec, state: States, raw: bytes) -> None:
     """Carry a record of another layout over into `state` (1,), in place.
 
-    Offsets, ids, session and ring are copied (the newest of each that fit). Windows are counted anew from the ring, so
-    at long scales they miss what the ring had already forgotten. Recurrent state is left to be rebuilt from the ring.
+    Offsets, ids, session and ring are copied (the newest of each that fit), and windows where both layouts have the
+    same scales. For other scales they are counted anew from the ring, so at long scales they miss what the ring had
+    already forgotten. Recurrent state is left to be rebuilt from the ring.
     """
     if len(raw) < _HEADER.itemsize:
         raise StateError(f"a stored state of {len(raw)} bytes is too short to have a header")
     header = np.frombuffer(raw, _HEADER, 1)[0]
     if int(header["version"]) != RECORD_VERSION:
         raise StateError(f"a stored state has version {int(header['version'])}, this program reads {RECORD_VERSION}")
-    dtype = _dtype(*(int(size) for size in header["sizes"]), int(header["n_model"]))
+    sizes = [int(size) for size in header["sizes"]]
+    if min(sizes) < 1:
+        raise StateError(f"a stored state has the impossible sizes {sizes} in its header")
+    dtype = _dtype(*sizes, int(header["n_model"]))
     if dtype.itemsize != len(raw):
         raise StateError(f"a stored state of {len(raw)} bytes says in its header that it has {dtype.itemsize}")
     old = np.frombuffer(raw, dtype, 1)
@@ -218,13 +224,29 @@ def _migrate(spec: StateSpec, state: States, raw: bytes) -> None:
     for field in ("source", "source_offset", "event_id"):  # newest first
         n = min(state[field].shape[1], old[field].shape[1])
         state[field][:, :n] = old[field][:, :n]
+    n_ring, n_ids, n_sources, _, _, n_kinds = sizes
+    with_our_scales = replace(
+        spec, n_ring=n_ring, n_ids=n_ids, n_sources=n_sources, n_kinds=n_kinds, n_model=int(header["n_model"])
+    )
+    if with_our_scales.layout == int(header["layout"]):
+        n = min(spec.n_kinds, n_kinds)
+        state["head"], state["sum"] = old["head"], old["sum"]
+        state["count"][..., :n] = old["count"][..., :n]
+    else:
+        _recount(spec, state)
+
+
+def _recount(spec: StateSpec, state: States) -> None:
+    """Fill the empty windows of `state` (1,) from its ring, in place."""
+    if int(state["last_ms"][0]) == NEVER_MS:
+        return
+    state["head"][0] = int(state["last_ms"][0]) // spec.bucket_ms
     for item_ms, kind, value in zip(state["ring_ms"][0], state["ring_kind"][0], state["ring_value"][0], strict=True):
         if item_ms == NEVER_MS or kind >= spec.n_kinds:
             continue
         for scale, window in enumerate(spec.scales):
             bucket = int(item_ms) // window.bucket_ms
-            head = int(state["last_ms"][0]) // window.bucket_ms
-            state["head"][0, scale] = head
+            head = int(state["head"][0, scale])
             if head - window.n_buckets < bucket <= head:
                 slot = bucket % window.n_buckets
                 state["count"][0, scale, slot, kind] += 1

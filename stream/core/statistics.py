@@ -3,10 +3,10 @@
 All of it is folded from `ActivityBatch`es in event time. Decay is exact and costs no timer:
 
 * Popularity uses forward decay (Cormode, Shkapenyuk, Srivastava, Xu: Forward Decay, ICDE 2009): an event at time t adds
-  2^((t - L) / h) to its item and to the total, L being a landmark that moves on before numbers grow large. A share, item
-  over total, needs no time at all, since both decay alike.
-* Co-visitation keeps for each item a bounded row of slots, one per neighbour, valued as of the row's own time. Adding to a
-  row first brings the whole row to the event's time; reading it as of a later time is one factor per half-life.
+  2^((t - L) / h) to its item and to the total, L being a landmark that moves on before numbers grow large. A share,
+  item over total, needs no time at all, since both decay alike.
+* Co-visitation keeps for each item a bounded row of slots, one per neighbour, valued as of the row's own time. Adding
+  to a row first brings the whole row to the event's time; reading it as of a later time is one factor per half-life.
 """
 
 from __future__ import annotations
@@ -93,6 +93,10 @@ class SegmentField:
     field: str
     values: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if len(set(self.values)) != len(self.values) or "" in self.values:
+            raise ValueError(f"the values of segment field {self.field!r} repeat, or one is empty: {self.values}")
+
 
 @dataclass(frozen=True, slots=False)
 class StatisticsSpec:
@@ -165,8 +169,8 @@ class _Segments:
 class ItemStatistics:
     """The arrays, and the view that scoring reads: `apply` adds activity, `refresh` rebuilds what is derived.
 
-    Scoring reads the arrays directly, so `apply` belongs between batches, followed by `refresh`; what is read in between
-    is one consistent view, the one as of `offset` in the activity topic.
+    Scoring reads the arrays directly, so `apply` belongs between batches, followed by `refresh`; what is read in
+    between is one consistent view, the one as of `offset` in the activity topic.
 
     Attributes:
         spec: what is kept.
@@ -303,6 +307,7 @@ class ItemStatistics:
 
     def refresh(self) -> None:
         """Rebuild what is derived from the counts: shares and popularity lists. Once per view, never per event."""
+        self._grow()
         n_items = len(self.catalogue)
         _derive(
             n_items,
@@ -317,7 +322,9 @@ class ItemStatistics:
         published = self.catalogue.published_ms[:n_items]
         dated = np.flatnonzero((published != NEVER_MS) & self.catalogue.available[:n_items])
         if len(dated) > N_LISTED:
-            dated = dated[np.argpartition(-published[dated], N_LISTED)[: N_LISTED * 2]]
+            # All that share the last place stay in, so that the key, not the number, decides among them.
+            bound = np.partition(published[dated], -N_LISTED)[-N_LISTED]
+            dated = dated[published[dated] >= bound]
         order = np.lexsort((self.catalogue.key[dated], -published[dated]))[:N_LISTED]
         self.newest[: len(order)] = dated[order]
 
@@ -376,6 +383,7 @@ class ItemStatistics:
             "counted": self.counted,
             "offset": self.offset,
             "items_offset": self.items_offset,
+            "n_gaps": self.n_gaps,
             "spec": repr(self.spec),
         }
         arrays: dict[str, NDArray[Any]] = {
@@ -395,26 +403,36 @@ class ItemStatistics:
         Raises:
             ValueError: the snapshot belongs to other statistics, or its arrays do not fit together.
         """
-        words = json.loads(bytes(arrays["words"].astype(np.uint8)))
-        if words["spec"] != repr(spec):
-            raise ValueError("the snapshot holds other statistics than this bundle asks for")
-        view = cls(spec, Catalogue(words["ids"]))
-        n_items = len(view.catalogue)
-        for name in ("weight", "first_ms", "slot_item", "slot_weight", "row_sum", "row_ms"):
-            column = getattr(view, name)
-            if arrays[name].shape != (n_items, *column.shape[1:]) or arrays[name].dtype != column.dtype:
-                raise ValueError(f"{name} of the snapshot has the shape {arrays[name].shape}")
-            column[:n_items] = arrays[name]
-        for name in ("available", "category", "published_ms"):
-            getattr(view.catalogue, name)[:n_items] = arrays[name]
-        for category in words["categories"]:
-            view.catalogue._category(category)
-        view.catalogue.titles = {int(number): str(title) for number, title in words["titles"]}
-        view.total[:], view.landmark_ms[:] = arrays["total"], arrays["landmark_ms"]
-        view.counted = {str(source): int(due) for source, due in words["counted"].items()}
-        view.offset, view.items_offset = int(words["offset"]), int(words["items_offset"])
+        try:
+            words = json.loads(bytes(arrays["words"].astype(np.uint8)))
+            if words["spec"] != repr(spec):
+                raise ValueError("the snapshot holds other statistics than this bundle asks for")
+            view = cls(spec, Catalogue(words["ids"]))
+            n_items = len(view.catalogue)
+            _fill(view, arrays, ("weight", "first_ms", "slot_item", "slot_weight", "row_sum", "row_ms"), n_items)
+            _fill(view, arrays, ("total", "landmark_ms"), len(view.total))
+            _fill(view.catalogue, arrays, ("available", "category", "published_ms"), n_items)
+            slots = view.slot_item[:n_items]
+            if slots.size > 0 and not -1 <= slots.min() <= slots.max() < n_items:
+                raise ValueError(f"a neighbour in the snapshot is none of its {n_items} items")
+            view.catalogue.name_categories(words["categories"])
+            view.catalogue.titles = {int(number): str(title) for number, title in words["titles"]}
+            view.counted = {str(source): int(due) for source, due in words["counted"].items()}
+            view.offset, view.items_offset = int(words["offset"]), int(words["items_offset"])
+            view.n_gaps = int(words["n_gaps"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a snapshot of item statistics: {error!r}") from error
         view.refresh()
         return view
+
+
+def _fill(target: object, arrays: Mapping[str, NDArray[Any]], names: Sequence[str], n: int) -> None:
+    """Copy arrays over the first n entries of the columns of the same names; ValueError where one does not fit."""
+    for name in names:
+        column: NDArray[Any] = getattr(target, name)
+        if arrays[name].shape != (n, *column.shape[1:]) or arrays[name].dtype != column.dtype:
+            raise ValueError(f"{name} of the snapshot is {arrays[name].dtype} of shape {arrays[name].shape}")
+        column[:n] = arrays[name]
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -470,10 +488,14 @@ def _count(
             before = previous[row, lag]
             if before < 0:
                 continue
+            # A neighbour that no channel counts takes no slot.
+            any_forth, any_back = False, False
             for c in range(n_pairs):
-                add[c] = w if (pair_of[c] == 1 or (pair_of[c] == 0 and lag == 0)) else 0.0
-            _credit(before, i, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
-            any_back = False
+                forth = pair_of[c] == 1 or (pair_of[c] == 0 and lag == 0)
+                add[c] = w if forth else 0.0
+                any_forth = any_forth or forth
+            if any_forth:
+                _credit(before, i, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
             for c in range(n_pairs):
                 add[c] = w if pair_of[c] == 2 else 0.0
                 any_back = any_back or pair_of[c] == 2
