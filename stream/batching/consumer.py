@@ -151,7 +151,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def is_current(self, ledger: Ledger) -> bool:
         """Whether what `ledger` says may still be written: same generation, and still a member of the group."""
-        return ledger.generation == self.app.consumer_generation_id == self._thread.member_generation
+        return bool(ledger.generation == self.app.consumer_generation_id == self._thread.member_generation)
 
     def rewind(self, tp: TP, ledger: Ledger) -> None:
         """Read again from the first offset that was handed out and has not arrived."""
@@ -172,7 +172,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def _has_room(self, tp: TP) -> bool:
         ledger = self._ledgers.get(tp)
-        return ledger is not None and ledger.active and ledger.n_buffered < self.transport.buffer_of[tp.topic]
+        if ledger is None or not ledger.active:
+            return False
+        return bool(ledger.n_buffered < self.transport.buffer_of[tp.topic])
 
     def _refresh(self) -> None:
         """Bring the (shared, live) set of wanted partitions up to date and wake the fetch if some are new."""

@@ -100,11 +100,16 @@ async def run_batches(
     `prepare(tp, next_offset)` is awaited before the first batch of each partition in each generation, without holding
     up other partitions; it is cancelled when the partition is given back meanwhile. `inflight` bounds the slices
     between step and acknowledgement, over all partitions. `on_done` is called for each acknowledged slice.
+
+    Crashes the app with ValueError if the changelog of `table` has another number of partitions than the input.
     """
     run = _Run(app, stream, table, step, prepare, max_events, asyncio.Semaphore(inflight), on_done)
     try:
         async for event in stream.noack().events():
             await run.dispatch(event)
+    except Exception as exc:
+        await run.fail(exc)
+        raise
     finally:
         run.cancel()
 
@@ -144,9 +149,20 @@ class _Run:
             return
         partition = self.partitions.get(tp)
         if partition is None or partition.ledger is not ledger:
+            self.check_partition_counts(tp.topic)
             partition = self.partitions[tp] = _Partition(self, tp, ledger)
             self.spawn(partition.run())
         partition.inbox.put_nowait(event)
+
+    def check_partition_counts(self, topic: str) -> None:
+        """Refuse a changelog whose partitions do not match the input's: Faust would assign them apart."""
+        changelog = self.table.changelog_topic_name
+        n_input, n_changelog = (self.consumer.topic_partitions(name) for name in (topic, changelog))
+        if None not in (n_input, n_changelog) and n_input != n_changelog:
+            raise ValueError(
+                f"topic {topic!r} has {n_input} partitions and changelog {changelog!r} has {n_changelog}: they must "
+                "have the same number, since the state of a partition comes from that partition only"
+            )
 
     def spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)

@@ -52,6 +52,11 @@ class FakeConsumer:
     def rewind(self, tp: TP, ledger: Ledger) -> None:
         self.rewound.append(ledger.rewind())
 
+    n_partitions: int = 4
+
+    def topic_partitions(self, topic: str) -> int:
+        return self.n_partitions if topic == "changelog" else 4
+
     def on_applied(self, ledger: Ledger) -> None:
         ledger.n_waiting -= 1
 
@@ -374,6 +379,16 @@ async def test_a_delivery_that_fails_for_good_crashes_the_app(world: World, star
     world.pending(topic)[0].set_exception(ConnectionError("gone"))
     await settle_down()
     assert ([str(c) for c in world.crashes], ledger.committable()) == (["gone"], None)
+
+
+async def test_a_changelog_with_other_partitions_than_the_input_is_refused(world: World, start: Start) -> None:
+    """Faust would give state and input to different workers."""
+    ledger = world.consumer.open(INPUT)
+    world.consumer.n_partitions = 8
+    seen = start()
+    await world.arrive(0, 10)
+    assert "must have the same number" in str(world.crashes[0])
+    assert (seen, ledger.committable()) == ([], None)
 
 
 async def test_a_batch_without_effects_is_acknowledged(world: World, start: Start) -> None:

@@ -2,8 +2,8 @@
 
 Throughput: a backlog of events with 50,000 users; events/s from the first output record to the last one readable,
 where states, changelog and outputs are delivered. Latency: events sent at a steady rate; from before the send until
-the output was read by a consumer in this process, per second since the worker said it was ready. The line "no worker" is
-the same path without one: sent and read back. Runs vary with what else the machine does, so compare ratios.
+the output was read by a consumer in this process, per second since the worker said it was ready. The line "no worker"
+is the same path without one: sent and read back. Runs vary with what else the machine does, so compare ratios.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from tests.batching.audit import Setup, feed
 from tests.batching.app import OUTPUT
+from tests.batching.audit import Setup, caught_up, feed
 
 FILLER = ("--filler-bytes", "300")
 
@@ -52,6 +52,23 @@ async def throughput(broker: str, n_events: int, module: str, directory: Path) -
     finally:
         await worker.stop()
         await consumer.stop()
+
+
+async def recovery(broker: str, n_users: int, directory: Path) -> tuple[float, float]:
+    """Seconds until a worker is ready: with nothing to recover, and with `n_users` states in the changelog."""
+    setup = Setup(broker, f"bench-{uuid.uuid4().hex[:8]}", workdir=directory)
+    await setup.create()
+    took_s = []
+    for n_ready in (1, 2):
+        began_s = time.perf_counter()
+        worker = setup.worker("w", *FILLER)
+        await worker.ready(n=n_ready, timeout_s=300)
+        took_s.append(time.perf_counter() - began_s)
+        if n_ready == 1:
+            await feed(setup, n_users, n_users=n_users)
+            await caught_up(setup)
+        await worker.stop()
+    return took_s[0], took_s[1]
 
 
 async def latency(
@@ -100,9 +117,7 @@ async def latency(
                 await asyncio.sleep(ahead_s)
             user = (i * 7919) % 5000
             began_s = time.perf_counter()
-            future = await producer.send(
-                setup.input, bytes(150), key=b"u%d" % user, partition=user % setup.partitions
-            )
+            future = await producer.send(setup.input, bytes(150), key=b"u%d" % user, partition=user % setup.partitions)
             future.add_done_callback(on_sent(began_s))
         await producer.flush()
         deadline_s = time.perf_counter() + 10
@@ -135,10 +150,13 @@ def _show(name: str, seconds: list[tuple[float, float]]) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["throughput", "latency"], help="throughput, latency")
+    parser.add_argument(
+        "what", nargs="*", default=["throughput", "recovery", "latency"], help="throughput, recovery, latency"
+    )
     parser.add_argument("--broker", default=os.environ.get("POLYTEMPO_TEST_BROKER", "127.0.0.1:9092"))
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--plain-events", type=int, default=10_000)
+    parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--rate", type=int, default=1000)
     parser.add_argument("--seconds", type=int, default=15)
     parser.add_argument("--fetch-wait-ms", type=int, default=20)
@@ -150,6 +168,9 @@ async def main() -> None:
             print(f"batch path: {batch:,.0f} events/s", flush=True)
             plain = await throughput(args.broker, args.plain_events, "tests.bench.plain_faust", directory / "plain")
             print(f"plain Faust: {plain:,.0f} events/s; ratio {batch / plain:.0f}", flush=True)
+        if "recovery" in args.what:
+            empty_s, full_s = await recovery(args.broker, args.users, directory / "r")
+            print(f"ready after {empty_s:.1f} s without states, {full_s:.1f} s with {args.users:,}", flush=True)
         if "latency" in args.what:
             extra = ("--fetch-wait-ms", str(args.fetch_wait_ms), *FILLER)
             _show("no worker", await latency(args.broker, args.rate, args.seconds, extra, directory, no_worker=True))
