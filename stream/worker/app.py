@@ -142,7 +142,9 @@ class Worker:
         """
         await self._look_at_topics()
         await self._follower.start(progress)
-        self._processor = self._make_processor(self._bundle, self._follower)
+        processor = self._make_processor(self._bundle, self._follower)
+        processor.warm_up()
+        self._processor = processor
         with tempfile.TemporaryDirectory(prefix="polytempo-") as scratch:
             app = self._app = self._make_app(Path(scratch))
             self._spawn(self._follow_on())
@@ -292,6 +294,7 @@ class Worker:
             follower = self._follow(bundle)
             await follower.start()
         processor = self._make_processor(bundle, follower)
+        await asyncio.get_running_loop().run_in_executor(None, processor.warm_up)
         before, self._bundle, self._processor = self._bundle, bundle, processor
         if follower is not self._follower:
             old, self._follower = self._follower, follower

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,16 +19,34 @@ from stream.core.ranking import Ranked, reasons_of
 from stream.core.seam import Policy, Recommender, Scorer
 from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
-from stream.wire.activity import encode_activity
+from stream.wire.activity import decode_activity, encode_activity
 from stream.wire.decode import EventDecoder
 from stream.wire.encode import dead_letter, encode_recommendations
 from stream.wire.limits import Limits
+from stream.wire.messages import Event
 from stream.wire.reasons import Record, Rejected
 
 __all__ = ["Counters", "Output", "Processor", "ServedBundle", "letter_key"]
 
 _DECIMALS: Final = 6
 """Of a score in a message: float32 holds no more, and shorter messages are cheaper to everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class _MadeUp:
+    """A record that no producer sent."""
+
+    offset: int
+    key: bytes
+    value: bytes
+    timestamp: int | None = None
+
+    @classmethod
+    def of(cls, offset: int, user_id: str, item_id: str, event_type: str) -> _MadeUp:
+        event = Event(
+            user_id=user_id, item_id=item_id, event_type=event_type, ts_ms=1_500_000_000_000 + 60_000 * offset
+        )
+        return cls(offset, user_id.encode(), msgspec.json.encode(event))
 
 
 def letter_key(topic: str, partition: int, rejected: Rejected) -> bytes:
@@ -129,6 +148,33 @@ class Processor:
         view.know(bundle.vocabulary)
         self._decoder = EventDecoder(bundle.features.types, bundle.features.statistics.segment_fields, limits)
         self._reasons: dict[int, list[str]] = {}
+
+    def warm_up(self) -> None:
+        """Answer made-up events against a made-up view, so that compiled code is there before the first real one.
+
+        Compiling takes seconds the first time on a machine; afterwards it is loaded from a cache in well under one.
+        """
+        real, kept = self.view, self.counters
+        self.view, self.counters = ItemStatistics(real.spec), Counters()
+        self.view.know(self.bundle.vocabulary)
+        event_type = self.bundle.features.types.names[0]
+        stored: dict[bytes, bytes | None] = {}
+        try:
+            for first in (0, 4):  # the second time with stored records, and with items that are known
+                records = [_MadeUp.of(first + row, f"user-{row}", f"item-{row}", event_type) for row in range(4)]
+                output = self.process(
+                    records,
+                    lambda keys: list(map(stored.get, keys)),
+                    topic="warm-up",
+                    partition=0,
+                    covers=(first, first + 3),
+                )
+                stored.update(output.writes)
+                if output.activity is not None:
+                    self.view.apply(decode_activity(output.activity))
+                self.view.refresh()
+        finally:
+            self.view, self.counters = real, kept
 
     def process(
         self,
