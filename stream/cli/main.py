@@ -4,8 +4,11 @@ Commands are imported only when they are called, so that `polytempo --help` answ
 and compiled code, training brings in torch.
 """
 
+import importlib
 import importlib.util
+import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +90,9 @@ def build_app(called: str | None = None) -> App:
     Args:
         called: the command that will run. Its help page is then its function's docstring; the others (all, for None)
             are listed by their summary, which needs no import.
+
+    Raises:
+        ImportError: the command that was called lacks an optional dependency.
     """
     app = App(
         name="polytempo",
@@ -105,9 +111,9 @@ def build_app(called: str | None = None) -> App:
         module = f"stream.cli.{command.name}"
         if importlib.util.find_spec(module) is None:
             continue
-        summary = None if command.name == called else command.summary
+        text = _help_page(module, command.name) if command.name == called else command.summary
         path = f"{module}:{command.name}"
-        app.command(path, name=command.name, group=command.group, help=summary, sort_key=order)
+        app.command(path, name=command.name, group=command.group, help=text, sort_key=order)
     return app
 
 
@@ -122,8 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     names = {command.name for command in COMMANDS}
-    app = build_app(next((token for token in tokens if token in names), None))
     try:
+        app = build_app(next((token for token in tokens if token in names), None))
         code = app(tokens, exit_on_error=False, result_action="return_value")
     except CycloptsError:  # cyclopts has shown it
         return EXIT_ERROR
@@ -144,6 +150,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _help_page(module: str, name: str) -> str | None:
+    """A function's docstring up to its arguments; None for an application with commands of its own, which knows better.
+
+    cyclopts would take a section that is called "Examples:" for something else and leave it out.
+    """
+    command = getattr(importlib.import_module(module), name)
+    if not inspect.isfunction(command):
+        return None
+    before_arguments = re.split(r"^(?:Args|Returns|Raises):$", inspect.getdoc(command) or "", flags=re.MULTILINE)[0]
+    return re.sub(r"^Examples?:$", "For example:", before_arguments, flags=re.MULTILINE).rstrip()
 
 
 def _missing_extra(error: BaseException | None) -> PolytempoError | None:
