@@ -57,7 +57,7 @@ def broker(*, data: Path | None = None, port: int = 0, memory: str = "512m", jso
             people.print(f"  use it   export POLYTEMPO_KAFKA={kafka.bootstrap}")
             people.print("Ctrl-C stops it.", style="dim")
         code = kafka.wait()
-        raise PolytempoError(f"Kafka ended by itself, with exit code {code}.", f"Its log: {kafka.log_file}")
+        raise PolytempoError(f"Kafka ended by itself, with exit code {code}.", f"Its log: {kafka.keep_log()}")
     except KeyboardInterrupt:
         with people.status("stopping Kafka"):
             kafka.stop()

@@ -225,6 +225,14 @@ class EmbeddedBroker:
             raise PolytempoError(f"Kafka's console consumer failed: {answer.stderr.strip()[:500]}")
         return answer.stdout.splitlines()
 
+    def keep_log(self) -> Path:
+        """Give the path at which the log outlasts `stop`: it is copied out of a folder that is temporary."""
+        if not self._is_temporary:
+            return self.log_file
+        handle, name = tempfile.mkstemp(prefix="polytempo-kafka-", suffix=".log")
+        os.close(handle)
+        return Path(shutil.copy(self.log_file, name))
+
     def _prepare_data(self) -> None:
         """Make the folder, and format it once."""
         if self._wanted_data is None and not self.data.name:
@@ -271,15 +279,7 @@ class EmbeddedBroker:
             self._end(signal.SIGTERM)
             # Another process can take a free port between our look and Kafka's.
             if "Address already in use" not in said or i_try == _N_PORT_TRIES - 1:
-                raise PolytempoError(f"Kafka did not start: {_reason(said)}", f"Its whole log: {self._kept_log()}")
-
-    def _kept_log(self) -> Path:
-        """Where the log can be read after a failed start: not in a temporary folder, which is about to go."""
-        if not self._is_temporary:
-            return self.log_file
-        handle, name = tempfile.mkstemp(prefix="polytempo-kafka-", suffix=".log")
-        os.close(handle)
-        return Path(shutil.copy(self.log_file, name))
+                raise PolytempoError(f"Kafka did not start: {_reason(said)}", f"Its whole log: {self.keep_log()}")
 
     def _write_config(self) -> None:
         clients = f"PLAINTEXT://{self.bootstrap}"
@@ -361,7 +361,7 @@ class EmbeddedBroker:
             if time.monotonic() > deadline_s:
                 raise PolytempoError(
                     f"Kafka did not answer within {START_TIMEOUT_S} s of its start.",
-                    f"Its whole log: {self._kept_log()}",
+                    f"Its whole log: {self.keep_log()}",
                 )
             time.sleep(_POLL_S)
         return False
