@@ -22,6 +22,7 @@ from faust.transport.consumer import ensure_TP, ensure_TPset
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
+from mode import Service
 from mode.utils.futures import maybe_async, notify
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases before anything is patched)
@@ -60,7 +61,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def stop(self) -> None:
         """Leave the group and close the connections."""
         if self._started.is_set():
-            await driver.Service.stop(self)
+            await Service.stop(self)
 
     async def on_stop(self) -> None:
         await self.on_thread_stop()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
-__all__ = ["AIOKAFKA", "FAUST", "NAMES", "PrivateName", "problems"]
+__all__ = ["AIOKAFKA", "FAUST", "NAMES", "PrivateName", "problem"]
 
 FAUST: Final = "0.15.3"
 AIOKAFKA: Final = "0.14.0"
@@ -29,6 +30,7 @@ import aiokafka  # noqa: E402  (after the check, so that a wrong release is repo
 from aiokafka.consumer.fetcher import Fetcher  # noqa: E402
 from aiokafka.consumer.group_coordinator import GroupCoordinator  # noqa: E402
 from faust.app.base import App  # noqa: E402
+from faust.stores import memory as memory_store  # noqa: E402
 from faust.stores import rocksdb as rocksdb_store  # noqa: E402
 from faust.tables.base import Collection  # noqa: E402
 from faust.tables.recovery import Recovery  # noqa: E402
@@ -79,6 +81,7 @@ NAMES: Final[tuple[PrivateName, ...]] = (
         _committed_offset=None,
         _unacked_messages=None,
         _waiting_for_ack=None,
+        callback=None,
         _commit_every=None,
         _n_acked=None,
         flow_active=None,
@@ -89,6 +92,7 @@ NAMES: Final[tuple[PrivateName, ...]] = (
         driver.Consumer,
         _new_consumer_thread=(),
         _to_message=("tp", "record"),
+        _thread=None,
         threadsafe_partitions_revoked=("receiver_loop", "revoked"),
         threadsafe_partitions_assigned=("receiver_loop", "assigned", "generation_id"),
     ),
@@ -97,6 +101,7 @@ NAMES: Final[tuple[PrivateName, ...]] = (
         driver.AIOKafkaConsumerThread,
         _create_worker_consumer=("transport",),
         _ensure_consumer=(),
+        _consumer=None,
         getmany=("active_partitions", "timeout"),
         _fetch_records=("consumer", "active_partitions", "timeout", "max_records"),
         on_thread_stop=(),
@@ -117,6 +122,9 @@ NAMES: Final[tuple[PrivateName, ...]] = (
         _default_stop_futures=(),
         _default_stop_exit_stacks=(),
         _thread_started=None,
+        _started=None,
+        _stopped=None,
+        _shutdown=None,
     ),
     *_all(
         aiokafka.AIOKafkaConsumer,
@@ -131,6 +139,7 @@ NAMES: Final[tuple[PrivateName, ...]] = (
     # What BatchTable and its recovery read.
     *_all(Recovery, tp_to_table=None, active_tps=None, standby_tps=None, active_offsets=None, standby_offsets=None),
     *_all(Collection, _new_store_by_url=("url",)),
+    *_all(memory_store.Store, __post_init__=(), _key_partition=None),
     *_all(rocksdb_store.Store, _db_for_partition=("partition",), offset_key=None),
     # Producing and serving.
     *_all(driver.Producer, _ensure_producer=()),
@@ -138,12 +147,8 @@ NAMES: Final[tuple[PrivateName, ...]] = (
 )
 
 
-def problems() -> list[str]:
-    """What in `NAMES` is missing or takes other parameters, one sentence each; empty when all is as expected."""
-    return [problem for name in NAMES if (problem := _problem(name)) is not None]
-
-
-def _problem(wanted: PrivateName) -> str | None:
+def problem(wanted: PrivateName) -> str | None:
+    """What is wrong with one name, as a sentence; None when it is as expected."""
     where = f"{wanted.owner.__module__}.{wanted.owner.__qualname__}.{wanted.name}"
     if wanted.parameters is None:
         return None if _mentions(wanted.owner, wanted.name) else f"{where} is gone"
@@ -157,4 +162,9 @@ def _problem(wanted: PrivateName) -> str | None:
 def _mentions(owner: type, name: str) -> bool:
     if hasattr(owner, name):
         return True
-    return any(f"self.{name}" in inspect.getsource(c) for c in owner.__mro__ if c.__module__ != "builtins")
+    return any(f"self.{name}" in _source(c) for c in owner.__mro__ if c.__module__ != "builtins")
+
+
+@cache
+def _source(owner: type) -> str:
+    return inspect.getsource(owner)

@@ -11,12 +11,20 @@ import faust
 __all__ = ["serve"]
 
 
-async def serve(app: faust.App, *, ready: Callable[[], None], stop: asyncio.Event, web: bool = False) -> None:
+async def serve(
+    app: faust.App,
+    *,
+    ready: Callable[[], None],
+    stop: asyncio.Event,
+    web: bool = False,
+    crash_stop_s: float = 15.0,
+) -> None:
     """Run `app` until `stop` is set, then stop it gracefully: batches in flight finish, offsets are committed, the
     group is left.
 
     `ready` is called once, when tables are recovered and input is being read. Raises whatever crashed the app, after
-    stopping it; then nothing that was not delivered is committed.
+    stopping it; then nothing that was not delivered is committed. A crashed app has `crash_stop_s` seconds to stop:
+    what crashed it may be that no broker answers, and then it could not even leave the group.
     """
     app.conf.web_enabled = web
     app.finalize()
@@ -36,7 +44,11 @@ async def serve(app: faust.App, *, ready: Callable[[], None], stop: asyncio.Even
             await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         try:
-            await app.stop()
+            if app.crashed:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(app.stop(), crash_stop_s)
+            else:
+                await app.stop()
         finally:
             for task in (stopping, starting, running):
                 if task is not None and not task.done():

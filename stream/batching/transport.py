@@ -20,6 +20,7 @@ SETTINGS: Final = MappingProxyType(
         "broker_max_poll_records": 2000,
         "broker_commit_interval": 1.0,
         "producer_acks": -1,
+        "producer_request_timeout": 60.0,  # Faust waits 20 minutes for a broker that does not answer
         "producer_max_batch_size": 1 << 20,
         "producer_max_request_size": 2 << 20,
         "value_serializer": "raw",

@@ -153,7 +153,7 @@ async def main() -> None:
     parser.add_argument(
         "what", nargs="*", default=["throughput", "recovery", "latency"], help="throughput, recovery, latency"
     )
-    parser.add_argument("--broker", default=os.environ.get("POLYTEMPO_TEST_BROKER", "127.0.0.1:9092"))
+    parser.add_argument("--broker", default=os.environ.get("POLYTEMPO_KAFKA", "127.0.0.1:9092"))
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--plain-events", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=200_000)

@@ -37,6 +37,7 @@ async def one_round(broker: str, *, n_events: int, rate: float, store: str, stan
             async def kill_and_restart() -> None:
                 await asyncio.sleep(moments.uniform(0.1, 0.5) * length_s)
                 await workers[0].kill()
+                assert "prepared" in workers[0].stdout.read_text(), "killed before it had applied anything"
                 await asyncio.sleep(moments.uniform(0, 3))
                 workers.append(setup.worker("a"))
                 await workers[-1].ready(n=2)
@@ -69,7 +70,7 @@ async def one_round(broker: str, *, n_events: int, rate: float, store: str, stan
 async def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rounds", type=int)
-    parser.add_argument("--broker", default=os.environ.get("POLYTEMPO_TEST_BROKER", "127.0.0.1:9092"))
+    parser.add_argument("--broker", default=os.environ.get("POLYTEMPO_KAFKA", "127.0.0.1:9092"))
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--rate", type=float, default=6_000)
     parser.add_argument("--store", default="memory://")
