@@ -1,0 +1,110 @@
+"""The live view in a terminal."""
+
+from __future__ import annotations
+
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.layout import Layout
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from stream.live.observer import Figures, Observer
+from stream.live.words import deed, name_of, sparkline, why
+
+__all__ = ["as_line", "draw", "percent"]
+
+_N_ITEMS = 3
+
+
+def draw(observer: Observer, figures: Figures, lag: int | None, *, title: str, height: int) -> Layout:
+    """The whole view, drawn anew.
+
+    Args:
+        observer: what has been seen.
+        figures: its figures now.
+        lag: events that the workers have not committed.
+        title: what is being looked at.
+        height: lines of the terminal.
+    """
+    layout = Layout()
+    n_letters = 3 + min(len(figures.dead_letters), 4) if figures.dead_letters else 0
+    parts = [Layout(_header(figures, lag, title), size=8), Layout(_latest(observer, height - 8 - n_letters))]
+    if n_letters > 0:
+        parts.append(Layout(_letters(figures), size=n_letters))
+    layout.split_column(*parts)
+    return layout
+
+
+def as_line(figures: Figures, lag: int | None) -> str:
+    """All figures in one line, for terminals and files that cannot redraw."""
+    parts = [
+        f"in {figures.events_in:,} ({figures.events_per_s:,.0f}/s)",
+        f"out {figures.recommendations_out:,}",
+        f"dead {figures.n_dead_letters:,}",
+        f"lag {_count(lag)}",
+        f"p50 {_ms(figures.p50_ms)}, p99 {_ms(figures.p99_ms)}",
+        f"hit@10 {percent(figures.hit_rate_at_10)}",
+        f"1 h popularity {percent(figures.popularity_hit_rate_at_10)} ({figures.n_targets:,} targets)",
+    ]
+    return " | ".join(parts)
+
+
+def percent(share: float | None) -> str:
+    """A share for people; a dash for none."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _header(figures: Figures, lag: int | None, title: str) -> RenderableType:
+    cells = (
+        ("events in", f"{figures.events_in:,}", f"{figures.events_per_s:,.0f} a second"),
+        ("recommendations out", f"{figures.recommendations_out:,}", f"{figures.recommendations_per_s:,.0f} a second"),
+        ("latency", f"{_ms(figures.p50_ms)} median", f"{_ms(figures.p99_ms)} at 99 %"),
+        ("lag", _count(lag), f"{figures.n_open:,} open"),
+        ("next item in top 10", percent(figures.hit_rate_at_10), f"of {figures.n_targets:,} targets"),
+        ("1-hour popularity", percent(figures.popularity_hit_rate_at_10), "same targets"),
+    )
+    blocks = [
+        Text.assemble((f"{name}\n", "dim"), (f"{value}\n", "bold"), (below, "dim")) for name, value, below in cells
+    ]
+    history = Text.assemble(("events/s, last minute  ", "dim"), (sparkline(figures.history), "cyan"))
+    return Panel(Group(Columns(blocks, padding=(0, 3)), Text(), history), title=escape(title), title_align="left")
+
+
+def _latest(observer: Observer, height: int) -> RenderableType:
+    table = Table(expand=True, show_edge=False, pad_edge=False, header_style="dim")
+    table.add_column("user", no_wrap=True)
+    table.add_column("what they just did", ratio=2)
+    table.add_column("recommended since, and why", ratio=5)
+    table.add_column("ms", justify="right", no_wrap=True)
+    names = observer.names
+    n_rows = max((height - 4) // (_N_ITEMS + 1), 1)
+    for shown in list(observer.latest)[:n_rows]:
+        did = (
+            f"{deed(shown.event_type)} {name_of(shown.item_id, names, with_category=True)}"
+            if shown.item_id
+            else (deed(shown.event_type))
+        )
+        items = Text()
+        for item in shown.items[:_N_ITEMS]:
+            items.append(f"{name_of(item.item_id, names)}")
+            items.append(f"  {why(item.reasons)}\n", style="dim")
+        table.add_row(escape(shown.user_id), escape(did), items, str(shown.latency_ms))
+    return Panel(table, title="latest recommendations", title_align="left")
+
+
+def _letters(figures: Figures) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    most = sorted(figures.dead_letters.items(), key=lambda pair: -pair[1])
+    for reason, n in most[:4]:
+        table.add_row(f"{n:,}", escape(reason))
+    return Panel(table, title=f"dead letters: {figures.n_dead_letters:,}", title_align="left", border_style="yellow")
+
+
+def _ms(latency_ms: int | None) -> str:
+    return "-" if latency_ms is None else f"{latency_ms:,} ms"
+
+
+def _count(n: int | None) -> str:
+    return "-" if n is None else f"{n:,}"
