@@ -30,6 +30,7 @@ def worker(
     refresh: str = "1s",
     batch: int = 256,
     watch_bundle: str = "2s",
+    session: str = "10s",
     log_level: Literal["debug", "info", "warning", "error"] = "warning",
     json: bool = False,
     connection: KafkaOptions | None = None,
@@ -58,6 +59,8 @@ def worker(
         refresh: How old the view of the item statistics may become.
         batch: Events that are scored together at most. Batches form by load, never by waiting.
         watch_bundle: How often to look for a new bundle; 0s for never.
+        session: After so long without a sign of life the others take over what a worker that died has left. Clusters
+            allow no less than 6s unless told otherwise.
         log_level: What is logged to standard error.
         json: Print JSON lines: one when it is ready, one with its counts when it has stopped.
     """
@@ -77,6 +80,7 @@ def worker(
         max_events=batch,
         refresh=Refresh(longest_s=parse_duration_ms(refresh) / 1000),
         watch_s=parse_duration_ms(watch_bundle) / 1000,
+        session_s=parse_duration_ms(session) / 1000,
         n_items=n,
         seen=seen,
     )

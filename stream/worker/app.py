@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from aiokafka.errors import KafkaError
 
 from stream.batching import (
     SETTINGS,
@@ -33,7 +34,6 @@ from stream.batching import (
 )
 from stream.batching.producing import delivered, produce
 from stream.bundle.channel import BundleWatcher, resolve
-from stream.bundle.errors import BundleError
 from stream.bundle.load import Bundle, load_bundle
 from stream.core.seam import Policy
 from stream.errors import PolytempoError
@@ -42,7 +42,6 @@ from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames
 from stream.wire.encode import dead_letter
 from stream.wire.limits import Limits
-from stream.wire.reasons import Rejected
 from stream.worker.follower import Follower, Refresh
 from stream.worker.processor import Counters, Processor, letter_key
 
@@ -51,6 +50,7 @@ __all__ = ["StageTimes", "Worker", "WorkerConfig"]
 logger = logging.getLogger(__name__)
 
 _SNAPSHOT_S = 600.0
+_REPORT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class WorkerConfig:
         max_events: events that one step handles at most; batches form by load, never by waiting.
         refresh: when the view of item statistics moves on.
         watch_s: how often the bundle is looked at for a new version; 0 for never.
+        session_s: after so long without a sign of life the others take over a worker's partitions. Clusters allow 6 s
+            at least by default.
         limits: what is refused as too large, too long or too far off.
         fetch: what a fetch asks of the broker.
         n_items, seen: replace the bundle's own policy.
@@ -75,6 +77,7 @@ class WorkerConfig:
     max_events: int = 256
     refresh: Refresh = field(default_factory=Refresh)
     watch_s: float = 2.0
+    session_s: float = 10.0
     limits: Limits = field(default_factory=Limits)
     fetch: FetchSettings = field(default_factory=FetchSettings)
     n_items: int | None = None
@@ -107,7 +110,7 @@ class Worker:
         self.names = names
         self.counters = Counters()
         self.times = StageTimes()
-        self.problem: BundleError | None = None
+        self.problem: Exception | None = None
         """Why the newest change of the bundle was not taken over; None if there is nothing to complain about."""
         self._watcher = BundleWatcher(config.bundle)
         self._bundle = load_bundle(resolve(config.bundle))
@@ -141,13 +144,16 @@ class Worker:
             PolytempoError: topics are missing or do not fit together.
         """
         await self._look_at_topics()
-        await self._follower.start(progress)
+        if not await _unless(stop, self._follower.start(progress)):
+            await self._follower.stop()
+            return
         processor = self._make_processor(self._bundle, self._follower)
         processor.warm_up()
         self._processor = processor
         with tempfile.TemporaryDirectory(prefix="polytempo-") as scratch:
             app = self._app = self._make_app(Path(scratch))
             self._spawn(self._follow_on())
+            self._spawn(self._report_items())
             if self.config.watch_s > 0:
                 self._spawn(self._watch_bundle())
             if self.config.data is not None:
@@ -172,6 +178,8 @@ class Worker:
             datadir=str(config.data if config.data is not None else scratch),
             autodiscover=False,
             topic_partitions=self._partitions,
+            broker_session_timeout=config.session_s,
+            broker_heartbeat_interval=config.session_s / 4,
             table_cleanup_interval=3600.0,
         )
         use_batches(app, config.fetch)
@@ -214,7 +222,6 @@ class Worker:
             bundle.features.statistics,
             snapshot=None if data is None else data / f"{self.names.prefix}item-statistics.npz",
             refresh=self.config.refresh,
-            on_rejected=self._reject_items,
         )
 
     async def _follow_on(self) -> None:
@@ -231,23 +238,27 @@ class Worker:
             await asyncio.sleep(_SNAPSHOT_S)
             self._follower.save()
 
-    def _reject_items(self, rejected: list[Rejected], partition: int) -> None:
+    async def _report_items(self) -> None:
         """Items that cannot be used are dead letters too; of all workers, the one that has partition 0 says so."""
-        app = self._app
-        if app is None or not any(
-            tp.topic == self.names.events and tp.partition == 0 for tp in app.consumer.assignment()
-        ):
-            return
-
-        async def send() -> None:
-            letters = [
-                (letter_key(self.names.items, partition, each), dead_letter(each, self.names.items, partition))
-                for each in rejected
-            ]
-            await delivered(await produce(app, self.names.dead_letters, 0, letters))
-
-        self.counters.n_dead_letters += len(rejected)
-        self._spawn(send())
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            follower, app = self._follower, self._app
+            if app is None or not follower.has_rejected:
+                continue
+            try:
+                rejected = await follower.unreported()
+                assigned = app.consumer.assignment()
+                if not rejected or not any(tp.topic == self.names.events and tp.partition == 0 for tp in assigned):
+                    continue
+                topic = self.names.items
+                letters = [(letter_key(topic, 0, each), dead_letter(each, topic, 0)) for each in rejected]
+                await delivered(await produce(app, self.names.dead_letters, 0, letters))
+                await follower.mark_reported(rejected)
+            except KafkaError as error:
+                logger.warning("items that cannot be used are not reported yet: %s", error)
+                continue
+            for each in rejected:
+                self.counters.count_dead_letter(each.reason.value)
 
     # -- bundles -------------------------------------------------------------------------------------------------------
 
@@ -267,7 +278,8 @@ class Worker:
     async def _watch_bundle(self) -> None:
         while True:
             await asyncio.sleep(self.config.watch_s)
-            folder = self._watcher.poll()
+            # Hashing a large model takes a while, and events must not wait for it.
+            folder = await asyncio.get_running_loop().run_in_executor(None, self._watcher.poll)
             if self._watcher.problem is not None and self._watcher.problem is not self.problem:
                 self.problem = self._watcher.problem
                 logger.warning("the new bundle is not used: %s", self.problem)
@@ -276,7 +288,7 @@ class Worker:
             try:
                 await self.exchange(folder)
                 self.problem = None
-            except BundleError as error:
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one serves on
                 self.problem = error
                 logger.warning("the new bundle is not used, %s serves on: %s", self._bundle.reference, error)
 
@@ -288,13 +300,19 @@ class Worker:
         Raises:
             BundleError: it is refused; nothing has changed.
         """
-        bundle = await asyncio.get_running_loop().run_in_executor(None, load_bundle, folder)
+        loop = asyncio.get_running_loop()
+        bundle = await loop.run_in_executor(None, load_bundle, folder)
         follower = self._follower
-        if bundle.features.statistics != self._bundle.features.statistics:
-            follower = self._follow(bundle)
-            await follower.start()
-        processor = self._make_processor(bundle, follower)
-        await asyncio.get_running_loop().run_in_executor(None, processor.warm_up)
+        try:
+            if bundle.features.statistics != self._bundle.features.statistics:
+                follower = self._follow(bundle)
+                await follower.start()
+            processor = self._make_processor(bundle, follower)
+            await loop.run_in_executor(None, processor.warm_up)
+        except BaseException:
+            if follower is not self._follower:
+                await follower.stop()
+            raise
         before, self._bundle, self._processor = self._bundle, bundle, processor
         if follower is not self._follower:
             old, self._follower = self._follower, follower
@@ -351,3 +369,18 @@ class Worker:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("a background task failed", exc_info=task.exception())
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Whether `work` was done; False if `stop` was set first, which cancels it."""
+    doing, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            await doing
+        return doing.done()
+    finally:
+        for task in (doing, stopping):
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(doing, stopping, return_exceptions=True)

@@ -1,7 +1,11 @@
 """Following the global topics: every worker folds all of `item-activity` and `items` into a view of its own.
 
-The follower belongs to no consumer group and commits nothing. Messages wait until `advance`, which moves the view on in
-one go between two batches: scoring always reads the statistics as of exactly one offset.
+Every worker reads both topics whole, so no group shares them out. Messages wait until the view moves on in one go
+between two batches: scoring always reads the statistics as of exactly one offset.
+
+Items that cannot be used are dead letters, to be reported once by whichever worker it falls to. How far that has been
+done is a committed offset of the group `<app>-items`, which nobody joins: what came while no worker ran is reported by
+the next one, and a restart reports nothing again.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ import contextlib
 import hashlib
 import logging
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -63,7 +69,6 @@ class Follower:
         spec: the statistics to keep.
         snapshot: file that the view is kept in between starts, so that a start reads only what came since.
         refresh: when the view moves on.
-        on_rejected: called with items that cannot be used, once the follower has caught up.
     """
 
     def __init__(
@@ -74,7 +79,6 @@ class Follower:
         *,
         snapshot: Path | None = None,
         refresh: Refresh | None = None,
-        on_rejected: Callable[[list[Rejected], int], None] | None = None,
     ) -> None:
         self.view = ItemStatistics(spec)
         self.caught_up = False
@@ -84,7 +88,8 @@ class Follower:
         self._items = TopicPartition(names.items, 0)
         self._snapshot = snapshot
         self._refresh = Refresh() if refresh is None else refresh
-        self._on_rejected = on_rejected
+        self._group = f"{names.app_id}-items"
+        self._rejected: list[Rejected] = []
         self._consumer: AIOKafkaConsumer | None = None
         self._batches: list[tuple[int, ActivityBatch]] = []
         self._updates: list[ItemUpdate] = []
@@ -97,14 +102,14 @@ class Follower:
         """Connect, and catch up with what both topics hold now; `progress` gets (messages read, messages to read)."""
         consumer = AIOKafkaConsumer(
             **self._settings.aiokafka(),
-            group_id=None,
+            group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=_FETCH_MS,
             max_partition_fetch_bytes=8 << 20,
         )
+        self._consumer = consumer  # before it starts, so that `stop` also ends one that could not connect
         await consumer.start()
-        self._consumer = consumer
         both = [self._activity, self._items]
         consumer.assign(both)
         ends = await consumer.end_offsets(both)
@@ -159,6 +164,22 @@ class Follower:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         aside.replace(self._snapshot)
 
+    @property
+    def has_rejected(self) -> bool:
+        """Whether items were refused that may not have been reported yet."""
+        return len(self._rejected) > 0
+
+    async def unreported(self) -> list[Rejected]:
+        """The items that were refused and that no worker has reported yet, in the order of their offsets."""
+        done = await self._connected.committed(self._items)
+        self._rejected = [each for each in self._rejected if done is None or each.record.offset >= done]
+        return list(self._rejected)
+
+    async def mark_reported(self, reported: list[Rejected]) -> None:
+        """Remember on the cluster that these items, and all before them, need no reporting any more."""
+        await self._connected.commit({self._items: reported[-1].record.offset + 1})
+        self._rejected = [each for each in self._rejected if each.record.offset > reported[-1].record.offset]
+
     async def _read(self) -> None:
         fetched = await self._connected.getmany(timeout_ms=_FETCH_MS, max_records=2000)
         for record in fetched.get(self._activity, ()):
@@ -177,8 +198,7 @@ class Follower:
             self._updates += [_update(item_id, item) for item_id, item in decoded.items]
             self._n_waiting += len(decoded.items)
             self._items_offset = records[-1].offset
-            if decoded.rejected and self.caught_up and self._on_rejected is not None:
-                self._on_rejected(decoded.rejected, self._items.partition)
+            self._rejected += decoded.rejected
 
     def _apply(self, *, refresh: bool) -> None:
         view = self.view
@@ -202,7 +222,7 @@ class Follower:
             with np.load(self._snapshot, allow_pickle=False) as stored:
                 arrays: dict[str, Any] = dict(stored)
             view = ItemStatistics.restore(self.view.spec, arrays)
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             logger.warning("the snapshot %s is not used: %s", self._snapshot, error)
             return
         if not begin <= view.offset < end:

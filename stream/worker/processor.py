@@ -99,6 +99,11 @@ class Counters:
     dead_letters: dict[str, int] = field(default_factory=dict)
     """By reason."""
 
+    def count_dead_letter(self, reason: str) -> None:
+        """One more record was refused."""
+        self.n_dead_letters += 1
+        self.dead_letters[reason] = self.dead_letters.get(reason, 0) + 1
+
 
 @dataclass(slots=True)
 class Output:
@@ -201,8 +206,7 @@ class Processor:
         letters: list[tuple[bytes | None, bytes | None]] = []
         for rejected in decoded.rejected:
             letters.append((letter_key(topic, partition, rejected), dead_letter(rejected, topic, partition)))
-            counters.dead_letters[rejected.reason.value] = counters.dead_letters.get(rejected.reason.value, 0) + 1
-        counters.n_dead_letters += len(letters)
+            counters.count_dead_letter(rejected.reason.value)
         if len(batch) == 0:
             return Output([], letters, None, {})
         keys = [user_id.encode() for user_id in batch.users]

@@ -1,0 +1,155 @@
+"""Worker processes on topics of their own, what is fed to them, and all that they wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from stream.feed import partition_of
+from stream.kafka.settings import KafkaSettings
+from stream.kafka.topics import TopicNames, ensure_topics, topic_layout
+from tests.batching.audit import Worker, producer_to, read_all, until
+
+__all__ = ["Cluster", "Running", "keyed", "until"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+KeyAndValue = tuple[bytes | None, bytes | None]
+
+
+def keyed(event: dict[str, Any]) -> KeyAndValue:
+    """An event as a good producer sends it."""
+    return str(event["user_id"]).encode(), json.dumps(event).encode()
+
+
+class Running(Worker):
+    """A worker process that was started with `--json`."""
+
+    def summary(self) -> dict[str, Any]:
+        """What it said when it stopped."""
+        document: dict[str, Any] = json.loads(self.stdout.read_text().splitlines()[-1])
+        assert document.get("stopped"), document
+        return document
+
+    async def stopped(self) -> dict[str, Any]:
+        """Stop it gracefully; what it said then."""
+        status = await self.stop()
+        assert status == 0, f"exit {status}: {self.stderr.read_text()[-3000:]}"
+        return self.summary()
+
+
+@dataclass(slots=True)
+class Cluster:
+    """One deployment: topics under a prefix, and the workers that serve them."""
+
+    settings: KafkaSettings
+    prefix: str
+    workdir: Path
+    n_partitions: int = 4
+    workers: list[Running] = field(default_factory=list)
+
+    @property
+    def names(self) -> TopicNames:
+        """What the topics are called."""
+        return TopicNames(self.prefix)
+
+    @property
+    def broker(self) -> str:
+        """HOST:PORT."""
+        return self.settings.servers
+
+    def create(self) -> None:
+        """Make the topics."""
+        ensure_topics(self.settings, topic_layout(self.prefix, n_partitions=self.n_partitions))
+
+    def worker(self, bundle: Path, *options: str, label: str = "worker") -> Running:
+        """Start a worker; its output goes to files named after `label`, behind what is there."""
+        directory = self.workdir / label
+        directory.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "stream.cli.main", "worker", "--bundle", str(bundle), "--json"]
+        command += ["--kafka", self.broker, "--prefix", self.prefix, "--log-level", "info", *options]
+        out, err = directory / "stdout", directory / "stderr"
+        with out.open("ab") as stdout, err.open("ab") as stderr:
+            worker = Running(subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr), out, err)
+        self.workers.append(worker)
+        return worker
+
+    async def kill_all(self) -> None:
+        """End every worker that still runs."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                await worker.kill()
+
+    async def send(self, pairs: Iterable[KeyAndValue], topic: str | None = None, *, rate: float | None = None) -> int:
+        """Send records to `events` (or another topic) in order, by key; those without one go to partition 0.
+
+        Args:
+            rate: records a second; as fast as possible unless given.
+
+        Returns:
+            How many there were.
+        """
+        topic = self.names.events if topic is None else topic
+        n_partitions = self.n_partitions if topic == self.names.events else 1
+        n_sent, began_s, futures = 0, time.monotonic(), []
+        async with producer_to(self.broker) as producer:
+            producer._max_request_size = 4 << 20  # malformed messages may be large
+            for key, value in pairs:
+                partition = 0 if key is None else partition_of(key, n_partitions)
+                futures.append(await producer.send(topic, value, key=key, partition=partition))
+                n_sent += 1
+                if rate is not None and n_sent % 50 == 0:
+                    await asyncio.sleep(max(n_sent / rate - (time.monotonic() - began_s), 0))
+            await asyncio.gather(*futures)
+        return n_sent
+
+    async def lag(self) -> int:
+        """Events that are not committed yet."""
+        tps = [TopicPartition(self.names.events, partition) for partition in range(self.n_partitions)]
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.broker, enable_auto_commit=False)
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.broker)
+        await consumer.start()
+        await admin.start()
+        try:
+            ends = await consumer.end_offsets(tps)
+            committed = await admin.list_consumer_group_offsets(self.names.app_id)
+            return sum(end - max(committed[tp].offset if tp in committed else 0, 0) for tp, end in ends.items())
+        finally:
+            await admin.close()
+            await consumer.stop()
+
+    async def caught_up(self, timeout_s: float = 120.0) -> None:
+        """Until everything on `events` is committed."""
+        deadline_s = time.monotonic() + timeout_s
+        while (n_left := await self.lag()) > 0:
+            ended = [worker for worker in self.workers if worker.process.poll() not in (None, 0, -9)]
+            assert not ended, ended[0].stderr.read_text()[-3000:]
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{n_left} events are still not committed")
+            await asyncio.sleep(0.2)
+
+    async def records(self, topic: str, n_partitions: int = 1) -> list[Any]:
+        """All records of a topic, partition after partition."""
+        return [record for part in await read_all(self.broker, topic, n_partitions) for record in part]
+
+    async def recommendations(self) -> list[dict[str, Any]]:
+        """What was recommended, partition after partition in the order of offsets."""
+        return _values(await self.records(self.names.recommendations, self.n_partitions))
+
+    async def dead_letters(self) -> list[dict[str, Any]]:
+        """What was refused."""
+        return _values(await self.records(self.names.dead_letters))
+
+
+def _values(records: Sequence[Any]) -> list[dict[str, Any]]:
+    return [json.loads(record.value) for record in records]
