@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Annotated
@@ -64,10 +65,8 @@ def watch(
             enough = events is not None and observer.n_events >= events and observer.n_open == 0
             return enough or (ends_s is not None and time.monotonic() >= ends_s)
 
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to end; what was seen is summed up
             follow(reader, done, title=f"polytempo watch {settings.servers}", plain=plain, json=json)
-        except KeyboardInterrupt:
-            pass  # the usual way to end; what was seen is summed up
         figures = reader.observer.figures(time.monotonic())
         if json:
             print_json({"final": True, **figures.as_json(), "lag": reader.lag()})
