@@ -120,7 +120,7 @@ class Past:
             key = item_key(other.item) if other.item else 0
             if key and WEIGHTS[other.kind] > 0 and other.item != event.item and key not in keys:
                 keys.append(key)
-        return (keys + [0, 0, 0])[:3]
+        return [*keys, 0, 0, 0][:3]
 
     def session(self) -> list[Happening]:
         """Events of the current session, newest first."""
