@@ -2,7 +2,7 @@
 
 The text is stable (fields in a fixed order, indented), so that a version control system shows what changed.
 `seal` is the SHA-256 of the same text with an empty seal. With the hashes of the other files inside, it makes one
-figure stand for the whole bundle: the digest. It protects against accidents, not against a forger, who can seal as well.
+figure stand for the whole bundle: the digest. It protects against accidents; a forger can seal as well.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]  # it ships no annotations
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stream.core.features import TensorSpec

@@ -50,7 +50,9 @@ class Ranker(nn.Module):
         self.hidden = nn.Linear(n_features + n_context, n_hidden)
         self.score = nn.Linear(n_hidden, 1)
 
-    def forward(self, candidates: Tensor, candidate_features: Tensor, context_features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, candidates: Tensor, candidate_features: Tensor, context_features: Tensor
+    ) -> tuple[Tensor, Tensor]:
         context = context_features.unsqueeze(1).expand(-1, candidates.shape[1], -1)
         hidden = torch.relu(self.hidden(torch.cat([candidate_features, context], dim=-1)))
         return candidates, torch.where(candidates < 0, -torch.inf, self.score(hidden).squeeze(-1))

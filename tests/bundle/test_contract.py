@@ -35,7 +35,10 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Scorer]] = {
     "ranker in ONNX": lambda home: load_bundle(home / "ranker").scorer,
     "recurrent in NumPy": lambda _: FakeRecurrent(recurrent()),
     "recurrent in PyTorch": lambda _: ModuleScorer(
-        recurrent(), inputs={n: menu(FEATURES, N_STATE)[n] for n in RECURRENT_INPUTS}, n_state=N_STATE, space="vocabulary"
+        recurrent(),
+        inputs={n: menu(FEATURES, N_STATE)[n] for n in RECURRENT_INPUTS},
+        n_state=N_STATE,
+        space="vocabulary",
     ),
     "recurrent in ONNX": lambda home: load_bundle(home / "recurrent").scorer,
 }
@@ -125,7 +128,9 @@ def test_state_carried_through_many_steps_stays_the_same_in_every_implementation
     states = [np.zeros((4, N_STATE), np.float32) for _ in scorers]
     for step in range(50):
         inputs = rows_for(scorers[0], 4, seed=step)
-        states = [scorer.score(inputs | {"state": state})["state"] for scorer, state in zip(scorers, states, strict=True)]
+        states = [
+            scorer.score(inputs | {"state": state})["state"] for scorer, state in zip(scorers, states, strict=True)
+        ]
     assert np.abs(states[0] - states[1]).max() < 1e-5
     assert np.abs(states[0] - states[2]).max() < 1e-5
 
