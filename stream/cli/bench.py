@@ -1,0 +1,205 @@
+"""`polytempo bench`: the benchmarks of a checkout, run and shown."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, Parameter
+from rich.table import Table
+
+from stream.cli.console import people, print_json, results
+from stream.errors import PolytempoError
+
+__all__ = ["bench"]
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+bench = App(
+    name="bench",
+    help="Measure the path and its parts on this machine, with a Kafka of the benchmark's own.\n\n"
+    "The benchmarks are part of the source, not of the package: this works in a checkout. Ratios within one run say "
+    "more than figures of different runs, above all on a machine that does other things too.",
+    default_parameter=Parameter(negative=()),
+)
+
+
+@bench.command
+def path(
+    *,
+    bundle: Path | None = None,
+    events: int = 60_000,
+    plain_events: int = 3_000,
+    users: int = 20_000,
+    items: int = 3_000,
+    log: Path | None = None,
+    rounds: int = 1,
+    batch: int = 256,
+    kafka: str | None = None,
+    json: bool = False,
+) -> None:
+    """Measure the whole path, one worker on one core, beside a plain Faust agent that does the same job.
+
+    Events lie ready in Kafka; measured is how fast acknowledged recommendations come out, warm-up left out. The table
+    says where the processor's time goes, an event at a time.
+
+    Parameters
+    ----------
+    bundle
+        Bundle folder. Left out: models/shop-ranker, or an untrained two-stage ranker if that is not there.
+    events
+        Events for the worker.
+    plain_events
+        Events for the plain Faust agent, which takes far longer.
+    users
+        Users of the simulated shop.
+    items
+        Its items.
+    log
+        A log of events to use instead of the simulated shop.
+    rounds
+        How often both are measured, in turn; medians count.
+    batch
+        Events that the worker scores together at most.
+    kafka
+        A cluster to use, HOST:PORT. Left out: a broker is started and stopped.
+    json
+        Print one line: {"events_per_s": ..., "plain_faust_events_per_s": ..., "ratio": ..., "us_per_event": {...}}.
+    """
+    _at_least_one(events=events, plain_events=plain_events, users=users, items=items, rounds=rounds, batch=batch)
+    module = _benchmark("path")
+    options = module.PathOptions(
+        bundle=bundle,
+        n_events=events,
+        n_plain_events=min(plain_events, events),
+        n_users=users,
+        n_items=items,
+        log=log,
+        n_rounds=rounds,
+        max_events=batch,
+        kafka=kafka,
+    )
+    figures = module.run(options, say=lambda what: people.print(what, style="dim"))
+    if json:
+        print_json(figures)
+    else:
+        _show_path(figures)
+
+
+@bench.command
+def latency(
+    *,
+    rate: int = 1000,
+    seconds: int = 20,
+    idle: int = 5,
+    bundle: Path | None = None,
+    users: int = 20_000,
+    items: int = 3_000,
+    log: Path | None = None,
+    kafka: str | None = None,
+    json: bool = False,
+) -> None:
+    """Measure the time from an event's send until its recommendation can be read.
+
+    Open loop: events are due at a steady rate whatever happens, and time counts from when an event was due. Beside it,
+    in the same run, the same events are read back without a worker in between: what Kafka and this machine take.
+
+    Parameters
+    ----------
+    rate
+        Events per second.
+    seconds
+        How long, after one second of running in.
+    idle
+        Seconds without any event before, as at night.
+    bundle
+        Bundle folder. Left out: models/shop-ranker, or an untrained two-stage ranker if that is not there.
+    users
+        Users of the simulated shop.
+    items
+        Its items.
+    log
+        A log of events to use instead of the simulated shop.
+    kafka
+        A cluster to use, HOST:PORT. Left out: a broker is started and stopped.
+    json
+        Print one line: {"p50_ms": ..., "p99_ms": ..., "p999_ms": ..., "floor": {...}, "seconds": [...]}.
+    """
+    _at_least_one(rate=rate, seconds=seconds, users=users, items=items)
+    module = _benchmark("path_latency")
+    options = module.LatencyOptions(
+        rate=rate,
+        seconds=seconds,
+        idle_s=idle,
+        bundle=bundle,
+        n_users=users,
+        n_items=items,
+        log=log,
+        kafka=kafka,
+    )
+    figures = module.run(options, say=lambda what: people.print(what, style="dim"))
+    if json:
+        print_json(figures)
+    else:
+        _show_latency(figures)
+
+
+def _benchmark(name: str) -> Any:
+    """The module `name` of tests/bench."""
+    if not (_CHECKOUT / "tests" / "bench" / f"{name}.py").exists():
+        raise PolytempoError(
+            "benchmarks are part of Polytempo's source, and this is an installed package.",
+            "Clone the repository, and call `polytempo bench` there.",
+        )
+    if str(_CHECKOUT) not in sys.path:
+        sys.path.insert(0, str(_CHECKOUT))
+    with people.status("loading") if people.is_terminal else nullcontext():
+        return importlib.import_module(f"tests.bench.{name}")
+
+
+def _at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise PolytempoError(f"--{name.replace('_', '-')} {count} measures nothing.", "Ask for 1 at least.")
+
+
+def _show_path(figures: dict[str, Any]) -> None:
+    stages: dict[str, float] = figures["us_per_event"]
+    all_us = figures["cpu_us_per_event"]
+    table = Table(title="CPU time an event", title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    table.add_column("us", justify="right")
+    table.add_column("", justify="left")
+    for stage, us in stages.items():
+        table.add_row(stage, f"{us:.1f}", "█" * round(60 * us / max(all_us, 1e-9)))
+    table.add_row("all", f"{all_us:.1f}", "", style="bold")
+    results.print(table)
+    results.print(
+        f"\n[bold]{figures['events_per_s']:,.0f} events/s[/], plain Faust {figures['plain_faust_events_per_s']:,.0f}: "
+        f"[bold]{figures['ratio']:.1f} times[/] as fast"
+    )
+    results.print(
+        f"bundle {figures['bundle']}, {figures['events']:,} events and {figures['plain_faust_events']:,}, "
+        f"{figures['events_per_batch']:.0f} a batch; CPU time alone: {figures['cpu_ratio']:.1f} times less"
+    )
+    if not figures["pinned"]:
+        results.print("There is one core only: worker, broker and benchmark have shared it.", style="yellow")
+
+
+def _show_latency(figures: dict[str, Any]) -> None:
+    table = Table(title="milliseconds, second by second", title_justify="left", box=None, pad_edge=False)
+    for name in ("second", "p50", "p99", "max", "no worker: p50", "p99", "max"):
+        table.add_column(name, justify="right")
+    floors = figures["floor"]["seconds"]
+    for number, row in enumerate(figures["seconds"]):
+        floor = floors[number] if number < len(floors) else ["", "", ""]
+        table.add_row(str(number), *(f"{each:.1f}" for each in row), *(f"{each:.1f}" if each else "" for each in floor))
+    results.print(table)
+    for name, each in (("worker", figures), ("no worker", figures["floor"])):
+        results.print(
+            f"{name}: p50 {each['p50_ms']:.1f} ms, p99 {each['p99_ms']:.1f} ms, p99.9 {each['p999_ms']:.1f} ms"
+        )

@@ -1,0 +1,78 @@
+"""`polytempo bench`: the benchmarks' own code, run small. Figures are not judged here, only that they are there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stream.cli import bench as command
+from stream.cli.main import main
+from stream.kafka.settings import KafkaSettings
+from tests.bench.path import STAGES
+from tests.bench.path_events import load_events, with_ids
+from tests.bundle.models import write_ranker
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained two-stage ranker."""
+    path = tmp_path_factory.mktemp("bundle") / "ranker"
+    write_ranker(path)
+    return path
+
+
+def test_path_tells_events_per_second_the_ratio_and_every_stage(
+    kafka: KafkaSettings, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--events", "600", "--plain-events", "100", "--users", "50", "--items", "60"]
+    assert main(["bench", "path", *options, "--bundle", str(bundle), "--kafka", kafka.servers, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"events_per_s", "plain_faust_events_per_s", "ratio", "us_per_event"} <= figures.keys()
+    stages = figures["us_per_event"]
+    assert {"decode", "load", "fold", "featurize", "score", "rank", "encode", "produce", "consume"} <= stages.keys()
+    assert stages.keys() <= set(STAGES)
+    assert all(us >= 0 for us in stages.values())
+    assert sum(stages.values()) == pytest.approx(figures["cpu_us_per_event"], abs=1)
+    assert (figures["events"], figures["plain_faust_events"]) == (600, 100)
+
+
+def test_latency_tells_percentiles_with_and_without_a_worker(
+    kafka: KafkaSettings, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rate", "100", "--seconds", "2", "--idle", "0", "--users", "50", "--items", "60"]
+    assert main(["bench", "latency", *options, "--bundle", str(bundle), "--kafka", kafka.servers, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for each in (figures, figures["floor"]):
+        assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["p999_ms"]
+        assert each["events"] == 200
+        assert len(each["seconds"]) == 2
+
+
+def test_the_events_of_a_shop_are_as_many_as_asked_for_and_the_same_every_time() -> None:
+    pairs = load_events(500, n_users=40, n_items=60)
+    assert len(pairs) == 500
+    assert pairs == load_events(500, n_users=40, n_items=60)
+    stamps = [json.loads(value)["ts_ms"] for _, value in pairs]
+    assert stamps == sorted(stamps)
+
+
+def test_numbered_events_differ_in_their_ids_only() -> None:
+    pairs = load_events(500, n_users=40, n_items=60)[:20]
+    numbered = with_ids(pairs, first=7)
+    assert [json.loads(value)["event_id"] for _, value in numbered] == [str(n) for n in range(7, 27)]
+    for (key, value), (same_key, changed) in zip(pairs, numbered, strict=True):
+        assert key == same_key
+        assert json.loads(value) | {"event_id": ""} == json.loads(changed) | {"event_id": ""}
+
+
+def test_outside_of_a_checkout_the_command_says_where_benchmarks_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_CHECKOUT", tmp_path)
+    assert main(["bench", "path"]) == 2
+    assert "Clone the repository" in capsys.readouterr().err
+
+
+def test_a_benchmark_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "path", "--events", "0"]) == 2
+    assert "--events 0 measures nothing" in capsys.readouterr().err
