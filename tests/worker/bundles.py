@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from stream.core.events import EventTypes
+from stream.core.features import menu
 from stream.core.scales import DAY_MS, HOUR_MS
 from stream.core.statistics import CoVisitationChannel, PopularityChannel, SegmentField, StatisticsSpec
 
@@ -55,7 +56,7 @@ def bundle(name: str) -> Path:
             statistics=OTHER_STATISTICS,
             candidates=replace(models.FEATURES.candidates, lists=(("continuing:1h", 50),)),
         )
-        offered = models.menu(spec)
+        offered = menu(spec)
         widths = [offered[given].shape[-1] for given in ("candidate_features", "context_features")]
         models.write_ranker(
             folder, features=spec, module=models.Ranker(int(widths[0]), int(widths[1])), name="other", version=1

@@ -7,18 +7,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from stream.feed import partition_of
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames, ensure_topics, topic_layout
-from tests.batching.audit import Worker, producer_to, read_all, until
 
 __all__ = ["Cluster", "Running", "keyed", "until"]
 
@@ -32,18 +31,55 @@ def keyed(event: dict[str, Any]) -> KeyAndValue:
     return str(event["user_id"]).encode(), json.dumps(event).encode()
 
 
-class Running(Worker):
-    """A worker process that was started with `--json`."""
+async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait for something in another process; TimeoutError says that it never came."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("what was waited for did not happen")
+        await asyncio.sleep(0.05)
+
+
+@dataclass(slots=True)
+class Running:
+    """A worker process that was started with `--json`, and where it writes."""
+
+    process: subprocess.Popen[bytes]
+    stdout: Path
+    stderr: Path
+    began_bytes: int
+    """Of standard output that earlier workers of the same label have written."""
+
+    def said(self) -> str:
+        """Its standard output so far."""
+        return self.stdout.read_bytes()[self.began_bytes :].decode()
+
+    async def ready(self, timeout_s: float = 90.0) -> None:
+        """Until it answers events."""
+        await until(lambda: '"ready"' in self.said() or self.process.poll() is not None, timeout_s)
+        assert self.process.poll() is None, self.stderr.read_text()[-3000:]
+
+    async def ended(self, timeout_s: float = 60.0) -> int:
+        """Its exit status."""
+        await until(lambda: self.process.poll() is not None, timeout_s)
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    async def kill(self) -> None:
+        """End it as a crash of the machine would."""
+        self.process.kill()
+        await self.ended()
 
     def summary(self) -> dict[str, Any]:
         """What it said when it stopped."""
-        document: dict[str, Any] = json.loads(self.stdout.read_text().splitlines()[-1])
+        document: dict[str, Any] = json.loads(self.said().splitlines()[-1])
         assert document.get("stopped"), document
         return document
 
     async def stopped(self) -> dict[str, Any]:
         """Stop it gracefully; what it said then."""
-        status = await self.stop()
+        self.process.terminate()
+        status = await self.ended()
         assert status == 0, f"exit {status}: {self.stderr.read_text()[-3000:]}"
         return self.summary()
 
@@ -79,8 +115,10 @@ class Cluster:
         command = [sys.executable, "-m", "stream.cli.main", "worker", "--bundle", str(bundle), "--json"]
         command += ["--kafka", self.broker, "--prefix", self.prefix, "--log-level", "info", *options]
         out, err = directory / "stdout", directory / "stderr"
+        stdout_bytes = out.stat().st_size if out.exists() else 0
         with out.open("ab") as stdout, err.open("ab") as stderr:
-            worker = Running(subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr), out, err)
+            process = subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr)
+        worker = Running(process, out, err, stdout_bytes)
         self.workers.append(worker)
         return worker
 
@@ -102,8 +140,9 @@ class Cluster:
         topic = self.names.events if topic is None else topic
         n_partitions = self.n_partitions if topic == self.names.events else 1
         n_sent, began_s, futures = 0, time.monotonic(), []
-        async with producer_to(self.broker) as producer:
-            producer._max_request_size = 4 << 20  # malformed messages may be large
+        async with AIOKafkaProducer(
+            bootstrap_servers=self.broker, acks="all", linger_ms=5, max_request_size=4 << 20
+        ) as producer:
             for key, value in pairs:
                 partition = 0 if key is None else partition_of(key, n_partitions)
                 futures.append(await producer.send(topic, value, key=key, partition=partition))
@@ -138,9 +177,26 @@ class Cluster:
                 raise TimeoutError(f"{n_left} events are still not committed")
             await asyncio.sleep(0.2)
 
+    async def partitions(self, topic: str, n_partitions: int = 1) -> list[list[Any]]:
+        """All records of a topic, by partition."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.broker, enable_auto_commit=False, fetch_max_wait_ms=50)
+        await consumer.start()
+        try:
+            tps = [TopicPartition(topic, partition) for partition in range(n_partitions)]
+            consumer.assign(tps)
+            await consumer.seek_to_beginning(*tps)
+            ends = await consumer.end_offsets(tps)
+            records: list[list[Any]] = [[] for _ in tps]
+            while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+                for tp, fetched in (await consumer.getmany(timeout_ms=200)).items():
+                    records[tp.partition].extend(fetched)
+            return records
+        finally:
+            await consumer.stop()
+
     async def records(self, topic: str, n_partitions: int = 1) -> list[Any]:
         """All records of a topic, partition after partition."""
-        return [record for part in await read_all(self.broker, topic, n_partitions) for record in part]
+        return [record for part in await self.partitions(topic, n_partitions) for record in part]
 
     async def recommendations(self) -> list[dict[str, Any]]:
         """What was recommended, partition after partition in the order of offsets."""
