@@ -69,8 +69,9 @@ class Setup:
         command += ["--input", self.input, "--output", self.output, "--partitions", str(self.partitions)]
         command += ["--datadir", str(directory), *self.extra, *extra]
         out, err = directory / "stdout", directory / "stderr"
+        began_bytes = out.stat().st_size if out.exists() else 0
         with out.open("ab") as stdout, err.open("ab") as stderr:
-            worker = Worker(subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr), out, err)
+            worker = Worker(subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr), out, err, began_bytes)
         self.workers.append(worker)
         return worker
 
@@ -88,10 +89,22 @@ class Worker:
     process: subprocess.Popen[bytes]
     stdout: Path
     stderr: Path
+    began_bytes: int
 
-    async def ready(self, timeout_s: float = 60.0, n: int = 1) -> None:
-        """Until it has said for the n-th time that it is ready."""
-        await until(lambda: self.stdout.read_text().count("ready") >= n or self.process.poll() is not None, timeout_s)
+    def said(self) -> str:
+        """What this process has printed; the file also holds what processes before it did."""
+        return self.stdout.read_bytes()[self.began_bytes :].decode()
+
+    async def ready(self, timeout_s: float = 60.0) -> None:
+        """Until its tables are recovered. It may have no partition yet."""
+        await self._says("ready", timeout_s)
+
+    async def applying(self, timeout_s: float = 90.0) -> None:
+        """Until it has begun to apply batches."""
+        await self._says("prepared", timeout_s)
+
+    async def _says(self, word: str, timeout_s: float) -> None:
+        await until(lambda: word in self.said() or self.process.poll() is not None, timeout_s)
         assert self.process.poll() is None, self.stderr.read_text()[-3000:]
 
     async def ended(self, timeout_s: float = 60.0) -> int:

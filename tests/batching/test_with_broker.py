@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 
 from stream.batching import SETTINGS, RecordTooLargeError, use_batches
 from stream.batching.producing import delivered, produce
-from tests.batching.audit import Setup, audit, caught_up, feed, read_all, until
+from tests.batching.audit import Setup, audit, caught_up, feed, read_all
 from tests.faults.batching_rounds import one_round
 
 
@@ -41,10 +41,10 @@ async def test_a_graceful_stop_commits_and_the_next_start_recovers_and_goes_on(s
     """Stopped in the middle of the stream: nothing repeated, states from the changelog."""
     feeding = asyncio.ensure_future(feed(setup, 20_000, rate=10_000))
     first = setup.worker("a")
-    await first.ready()
+    await first.applying()
     assert await first.stop() == 0
     second = setup.worker("a")
-    await second.ready(n=2)
+    await second.ready()
     await feeding
     await caught_up(setup)
     verdict = await audit(setup)
@@ -86,12 +86,12 @@ async def test_a_rebalance_while_preparing_repeats_it_and_loses_nothing(setup: S
     """The second worker arrives while the first is still in its prepare."""
     await feed(setup, 4_000)
     first = setup.worker("a", "--prepare-s", "8")
-    await until(lambda: "prepared" in first.stdout.read_text(), 60)
+    await first.applying()
     second = setup.worker("b")
     await second.ready()
     await caught_up(setup)
     assert (await audit(setup)).sound
-    partitions = [line.split()[1] for line in first.stdout.read_text().splitlines() if line.startswith("prepared")]
+    partitions = [line.split()[1] for line in first.said().splitlines() if line.startswith("prepared")]
     assert len(partitions) > len(set(partitions))
 
 
@@ -112,10 +112,10 @@ async def test_a_rocksdb_store_survives_kill_9(setup: Setup) -> None:
     pytest.importorskip("rocksdict")
     feeding = asyncio.ensure_future(feed(setup, 20_000, rate=5_000))
     first = setup.worker("a", "--store", "rocksdb://")
-    await first.ready()
+    await first.applying()
     await first.kill()
     second = setup.worker("a", "--store", "rocksdb://")
-    await second.ready(n=2)
+    await second.ready()
     await feeding
     await caught_up(setup)
     assert (await audit(setup)).sound
@@ -124,7 +124,7 @@ async def test_a_rocksdb_store_survives_kill_9(setup: Setup) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_round_of_kills_and_rebalances_loses_nothing(broker: str, seed: int) -> None:
     """More of them: python -m tests.faults.batching_rounds 20."""
-    verdict = await one_round(broker, n_events=30_000, rate=6_000, store="memory://", standbys=0, seed=seed)
+    verdict = await one_round(broker, n_events=10_000, rate=5_000, store="memory://", standbys=0, seed=seed)
     assert verdict.sound
 
 

@@ -21,36 +21,46 @@ from pathlib import Path
 from tests.batching.audit import Setup, Verdict, audit, caught_up, feed
 
 
+async def _feed_until(setup: Setup, over: asyncio.Event, n_events: int, rate: float) -> None:
+    """At least `n_events`, and on until the trouble is over, so that all of it happens under load."""
+    n_fed, n_chunk = 0, int(rate)
+    while n_fed < n_events or not over.is_set():
+        await feed(setup, n_chunk, n_users=2000, rate=rate, start=n_fed)
+        n_fed += n_chunk
+
+
 async def one_round(broker: str, *, n_events: int, rate: float, store: str, standbys: int, seed: int) -> Verdict:
     """One round on topics of its own; the moments of trouble are drawn from `seed`."""
     moments = random.Random(seed)
-    length_s = n_events / rate
     with tempfile.TemporaryDirectory() as directory:
         extra = ("--session-s", "6", "--store", store, "--standbys", str(standbys))
         setup = Setup(broker, f"round-{uuid.uuid4().hex[:8]}", extra=extra, workdir=Path(directory))
         await setup.create()
         workers = [setup.worker("a"), setup.worker("b")]
+        over = asyncio.Event()
         try:
-            feeding = asyncio.ensure_future(feed(setup, n_events, n_users=2000, rate=rate))
+            feeding = asyncio.ensure_future(_feed_until(setup, over, n_events, rate))
             await asyncio.gather(*(worker.ready() for worker in workers))
 
             async def kill_and_restart() -> None:
-                await asyncio.sleep(moments.uniform(0.1, 0.5) * length_s)
+                await workers[0].applying()
+                await asyncio.sleep(moments.uniform(0, 2))
                 await workers[0].kill()
-                assert "prepared" in workers[0].stdout.read_text(), "killed before it had applied anything"
                 await asyncio.sleep(moments.uniform(0, 3))
                 workers.append(setup.worker("a"))
-                await workers[-1].ready(n=2)
+                await workers[-1].applying()
 
             async def add_and_remove() -> None:
-                await asyncio.sleep(moments.uniform(0.05, 0.4) * length_s)
+                await asyncio.sleep(moments.uniform(0, 2))
                 added = setup.worker("c")
                 workers.append(added)
-                await added.ready()
-                await asyncio.sleep(moments.uniform(0, 0.3) * length_s)
+                await added.applying()
+                await asyncio.sleep(moments.uniform(0, 2))
                 assert await added.stop() == 0, added.stderr.read_text()[-3000:]
 
-            await asyncio.gather(feeding, kill_and_restart(), add_and_remove())
+            await asyncio.gather(kill_and_restart(), add_and_remove())
+            over.set()
+            await feeding
             await caught_up(setup)
             verdict = await audit(setup)
             running = [worker for worker in workers if worker.process.poll() is None]
