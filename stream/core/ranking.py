@@ -76,8 +76,8 @@ def rank(
         np.zeros((len(items), width), np.uint16),
     )
     catalogue = view.catalogue
-    names = [channel.name for channel in spec.statistics.popularity]
-    fill = names.index(spec.candidates.lists[0][0]) if spec.candidates.lists else 0
+    kernel = spec._kernel
+    fill = int(kernel.list_channel[0]) if len(kernel.list_channel) > 0 else 0
     column = spec.statistics.first_column[fill]
     _rank(
         items,
@@ -87,7 +87,7 @@ def rank(
         after["ring_ms"],
         after["ring_kind"],
         after["session_start_ms"],
-        spec.types.weight_table(),
+        kernel.weights,
         catalogue.index.lookup(after["ring_item"]),
         catalogue.key,
         catalogue.available,

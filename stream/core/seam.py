@@ -173,7 +173,7 @@ class Recommender:
                 asked[at] = n
         ranked = rank(
             self.spec,
-            folded.after[stepped],
+            folded.after if len(stepped) == len(batch) else folded.after[stepped],
             items,
             outputs["scores"],
             sources,
