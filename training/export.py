@@ -203,7 +203,6 @@ def write_bundle(
     training: TrainingWindow,
     vocabulary: Sequence[str] = (),
     n_state: int = 0,
-    state_dtype: Literal["float16", "float32"] = "float16",
     policy: Policy = Policy(),  # noqa: B008  it is frozen
     metrics: Mapping[str, float] | None = None,
     description: str = "",
@@ -254,7 +253,6 @@ def write_bundle(
             inputs={n: Tensor.of(spec) for n, spec in reference.inputs.items()},
             outputs={n: Tensor.of(spec) for n, spec in outputs.items()},
             n_state=n_state,
-            state_dtype=state_dtype,
             scales_ms=tuple(scale.span_ms for scale in features.state.scales),
             features=dict(features.to_json()),
             feature_digest=features.digest(),

@@ -136,7 +136,8 @@ class FeatureSpec:
 
     def digest(self) -> str:
         """SHA-256 over the specification and the version of this code: equal digests mean equal features."""
-        canonical = json.dumps([FEATURE_VERSION, self.to_json()], sort_keys=True, separators=(",", ":"))
+        # Not sorted: the order of the event types is what gives them their codes.
+        canonical = json.dumps([FEATURE_VERSION, self.to_json()], separators=(",", ":"))
         return sha256(canonical.encode()).hexdigest()
 
 
