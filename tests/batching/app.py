@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -80,7 +81,8 @@ def make_app(args: argparse.Namespace) -> faust.App:
 
     async def prepare(tp: Any, next_offset: int) -> None:
         print(f"prepared {tp.partition} {next_offset}", flush=True)
-        await asyncio.sleep(args.prepare_s)
+        while args.prepare_until is not None and not args.prepare_until.exists():
+            await asyncio.sleep(0.02)
 
     def checked_step(batch: RecordBatch, load: Load) -> Applied:
         if args.fail_at is not None and batch.last >= args.fail_at:
@@ -106,7 +108,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--standbys", type=int, default=0)
     parser.add_argument("--session-s", type=float, default=6.0)
     parser.add_argument("--fetch-wait-ms", type=int, default=20)
-    parser.add_argument("--prepare-s", type=float, default=0.01)
+    parser.add_argument("--prepare-until", type=Path, help="prepare waits until this file exists")
     parser.add_argument("--filler-bytes", type=int, default=0)
     parser.add_argument("--fail-at", type=int, default=None)
     return parser.parse_args(argv)

@@ -85,10 +85,12 @@ async def test_transaction_markers_are_holes_that_are_read_twice_and_accepted(se
 async def test_a_rebalance_while_preparing_repeats_it_and_loses_nothing(setup: Setup) -> None:
     """The second worker arrives while the first is still in its prepare."""
     await feed(setup, 4_000)
-    first = setup.worker("a", "--prepare-s", "8")
+    gate = setup.workdir / "gate"
+    first = setup.worker("a", "--prepare-until", str(gate))
     await first.applying()
     second = setup.worker("b")
-    await second.ready()
+    await second.applying()
+    gate.touch()
     await caught_up(setup)
     assert (await audit(setup)).sound
     partitions = [line.split()[1] for line in first.said().splitlines() if line.startswith("prepared")]
