@@ -39,7 +39,7 @@ _SMALL_KINDS = [kind for kind in KINDS if kind not in ("a string of 1 MB", "nest
 
 
 def traffic(n_users: int, seed: int) -> Iterator[KeyAndValue]:
-    """Events without end, 200 ms after each other, in the order of sending: some late, some sent twice, 1 in 50 broken."""
+    """Events without end, one each 200 ms: some late, some sent twice, 1 in 50 broken."""
     rng = random.Random(seed)
     start_ms = int(time.time() * 1000) - 24 * 3_600_000
     sent: list[str] = []

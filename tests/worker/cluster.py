@@ -128,29 +128,29 @@ class Cluster:
             if worker.process.poll() is None:
                 await worker.kill()
 
-    async def send(self, pairs: Iterable[KeyAndValue], topic: str | None = None, *, rate: float | None = None) -> int:
+    async def send(
+        self, pairs: Iterable[KeyAndValue], topic: str | None = None, *, rate: float | None = None
+    ) -> list[tuple[int, int]]:
         """Send records to `events` (or another topic) in order, by key; those without one go to partition 0.
 
         Args:
             rate: records a second; as fast as possible unless given.
 
         Returns:
-            How many there were.
+            Partition and offset of each.
         """
         topic = self.names.events if topic is None else topic
         n_partitions = self.n_partitions if topic == self.names.events else 1
-        n_sent, began_s, futures = 0, time.monotonic(), []
+        began_s, futures = time.monotonic(), []
         async with AIOKafkaProducer(
             bootstrap_servers=self.broker, acks="all", linger_ms=5, max_request_size=4 << 20
         ) as producer:
             for key, value in pairs:
                 partition = 0 if key is None else partition_of(key, n_partitions)
                 futures.append(await producer.send(topic, value, key=key, partition=partition))
-                n_sent += 1
-                if rate is not None and n_sent % 50 == 0:
-                    await asyncio.sleep(max(n_sent / rate - (time.monotonic() - began_s), 0))
-            await asyncio.gather(*futures)
-        return n_sent
+                if rate is not None and len(futures) % 50 == 0:
+                    await asyncio.sleep(max(len(futures) / rate - (time.monotonic() - began_s), 0))
+            return [(sent.partition, sent.offset) for sent in await asyncio.gather(*futures)]
 
     async def lag(self) -> int:
         """Events that are not committed yet."""
