@@ -1,0 +1,208 @@
+"""A log on its way through the core: the worker's composition without the worker, in the order of event time.
+
+Statistics advance as they do live, from the batches' own activity, but by event time: events of one period see the view
+as it stood when the period began, however they fall into batches.
+
+    time      |------- period -------|------- period -------|
+    batches   [  e e e  ][ e e e e ] [ e e ][    e e e e    ]
+    view      ^ as of here           ^ as of here, with all activity of the first period
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.activity import ActivityBatch
+from stream.core.catalogue import ItemUpdate
+from stream.core.features import FeatureSpec, TensorSpec, menu
+from stream.core.scales import SECOND_MS
+from stream.core.seam import Recommender, Stepped
+from stream.core.state import States, StateSpec, blank_states
+from stream.core.statistics import ItemStatistics
+from training.log import Log, published_ms
+
+__all__ = ["RecordingScorer", "Replay", "Replayed", "StateTable", "Watcher"]
+
+SOURCE = "log/0"
+"""The one partition that a log stands for."""
+
+
+class RecordingScorer:
+    """A scorer that keeps what it was asked to score: the vectors trained on are the ones that are scored live.
+
+    Attributes:
+        recorded: the inputs of the last batch that was scored, each (B, ...).
+    """
+
+    n_state = 0
+    space: Literal["candidates", "vocabulary"] = "candidates"
+
+    def __init__(
+        self, spec: FeatureSpec, wanted: tuple[str, ...] = ("candidates", "candidate_features", "context_features")
+    ) -> None:
+        offered = menu(spec)
+        self.inputs: Mapping[str, TensorSpec] = {name: offered[name] for name in wanted}
+        self.recorded: dict[str, NDArray[Any]] = {}
+
+    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Keep the inputs; every candidate scores 0."""
+        self.recorded = dict(inputs)
+        candidates = inputs["candidates"]
+        return {"items": candidates, "scores": np.zeros(candidates.shape, np.float32)}
+
+
+class StateTable:
+    """The records of a log's users, (n_users, record), made when a user first appears.
+
+    Users are numbered in the order of their first event, so those that have a record are always a prefix.
+    """
+
+    def __init__(self, spec: StateSpec, n_users: int) -> None:
+        self._blank = blank_states(spec, 1)
+        self._dtype = spec.dtype
+        self._raw = np.empty((n_users, spec.n_bytes), np.uint8)
+        self._n_made = 0
+
+    def get(self, users: NDArray[np.integer[Any]]) -> States:
+        """(U,) copies of the records."""
+        needed = int(users.max(initial=-1)) + 1
+        if needed > self._n_made:
+            self._raw[self._n_made : needed] = self._blank.view(np.uint8)
+            self._n_made = needed
+        states: States = self._raw[users].reshape(-1).view(self._dtype)
+        return states
+
+    def put(self, users: NDArray[np.integer[Any]], states: States) -> None:
+        """Store (U,) records of distinct users."""
+        self._raw[users] = states.view(np.uint8).reshape(len(states), -1)
+
+
+class Watcher(Protocol):
+    """Something that keeps statistics of its own beside a replay, such as baselines."""
+
+    def advance(self, activity: list[ActivityBatch], updates: list[ItemUpdate]) -> None:
+        """Count what a period added."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replayed:
+    """One batch: events `start` to `stop` (excluded) of the log, and what they led to.
+
+    Attributes:
+        rows: (R,) rows of the log that got a recommendation, those of `stepped.ranked`.
+    """
+
+    start: int
+    stop: int
+    rows: NDArray[np.int64]
+    stepped: Stepped
+
+
+class Replay:
+    """A log, the users' records and the view of the items, as far as it has been replayed.
+
+    Args:
+        log: the events.
+        recommender: what scores; may be exchanged between runs for one with records of the same layout.
+        items: what is known of items. Each is taken over in the period in which it is published, undated ones at once.
+        period_ms: the view's age at most, in event time.
+        batch_size: events in a batch at most. Decides speed and memory, never a result.
+        watchers: they see the same activity in the same periods.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        recommender: Recommender,
+        *,
+        items: list[ItemUpdate] | None = None,
+        period_ms: int = 10 * SECOND_MS,
+        batch_size: int = 256,
+        watchers: list[Watcher] | None = None,
+    ) -> None:
+        if period_ms < 1 or batch_size < 1:
+            raise ValueError(f"a period of {period_ms} ms and batches of {batch_size} events lead nowhere")
+        self.log = log
+        self.recommender = recommender
+        self.view = ItemStatistics(recommender.spec.statistics)
+        self.states = StateTable(recommender.state_spec, len(log.user_ids))
+        self.at = 0
+        """The next row of the log."""
+        self._items = sorted(items or (), key=published_ms)
+        self._n_items_known = 0
+        self._period_ms = period_ms
+        self._batch_size = batch_size
+        self._watchers = watchers or []
+        self._period: int | None = None
+        self._pending: list[tuple[int, ActivityBatch]] = []
+        if len(recommender.vocabulary.ids) > 0:
+            self.view.know(recommender.vocabulary.ids)
+
+    def exchange(self, recommender: Recommender) -> None:
+        """Go on with another scorer over the same features.
+
+        Raises ValueError when its records or statistics are not the ones that have been built up.
+        """
+        if recommender.state_spec != self.recommender.state_spec:
+            raise ValueError("the other recommender keeps other records of users")
+        if recommender.spec.statistics != self.recommender.spec.statistics:
+            raise ValueError("the other recommender wants other statistics of items")
+        self.recommender = recommender
+
+    def run(self, until: int | None = None, select: NDArray[np.bool_] | None = None) -> Iterator[Replayed]:
+        """Replay up to row `until` of the log (excluded; its end unless given), batch by batch.
+
+        Each batch is yielded before anything that follows is read, so `view` and `states` are as of that batch.
+
+        Args:
+            select: (N,) the events of the log that need a recommendation; all unless given.
+        """
+        log = self.log
+        until = len(log) if until is None else until
+        period = log.ts_ms // self._period_ms
+        ends = np.append(np.flatnonzero(period[1:] != period[:-1]) + 1, len(log))
+        while self.at < until:
+            start = self.at
+            end_of_period = int(ends[np.searchsorted(ends, start, side="right")])
+            stop = min(until, start + self._batch_size, end_of_period)
+            self._enter(int(period[start]))
+            batch = log.batch(start, stop)
+            users = self._users(start, stop)
+            stepped = self.recommender.step(
+                self.states.get(users),
+                batch,
+                self.view,
+                source=SOURCE,
+                select=None if select is None else select[start:stop],
+            )
+            self.states.put(users, stepped.folded.states)
+            self._pending.append((stop - 1, stepped.activity))
+            self.at = stop
+            yield Replayed(start, stop, start + stepped.rows.astype(np.int64), stepped)
+
+    def _enter(self, period: int) -> None:
+        if period == self._period:
+            return
+        self._period = period
+        n_known = self._n_items_known
+        while self._n_items_known < len(self._items) and published_ms(self._items[self._n_items_known]) <= (
+            period * self._period_ms
+        ):
+            self._n_items_known += 1
+        updates = self._items[n_known : self._n_items_known]
+        if self._pending or updates:
+            self.view.advance(self._pending, updates)
+            for watcher in self._watchers:
+                watcher.advance([activity for _, activity in self._pending], updates)
+            self._pending = []
+
+    def _users(self, start: int, stop: int) -> NDArray[np.int32]:
+        """(U,) the batch's users in order of first appearance, as `Log.batch` lists them."""
+        codes, first = np.unique(self.log.user[start:stop], return_index=True)
+        return codes[np.argsort(first)]

@@ -1,0 +1,100 @@
+"""Rows to train on, in files: what the scorer would have been given for each target, and where the target stood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.core.features import candidate_feature_names, context_feature_names
+from training.replay import RecordingScorer, Replay
+from training.targets import Targets
+
+__all__ = ["Rows", "record"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """R rows: targets that were among their candidates. Half precision, since features are logarithms near 0.
+
+    Attributes:
+        candidate_features: (R, C, F) float16, a memory map; padding is 0.
+        context_features: (R, G) float16.
+        n_candidates: (R,) how many of the C candidates are none of the padding.
+        label: (R,) the target's place among the candidates.
+        row: (R,) the target's row in the log.
+        n_targets: targets asked for; those beyond R were not among their candidates.
+    """
+
+    candidate_features: NDArray[np.float16]
+    context_features: NDArray[np.float16]
+    n_candidates: NDArray[np.int16]
+    label: NDArray[np.int64]
+    row: NDArray[np.int64]
+    n_targets: int
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def recall(self) -> float:
+        """Share of the targets that were among their candidates."""
+        return len(self) / max(self.n_targets, 1)
+
+
+def record(
+    replay: Replay,
+    targets: Targets,
+    folder: Path,
+    *,
+    until: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Rows:
+    """Replay on to row `until` of the log and keep the inputs of every target's recommendation.
+
+    Args:
+        replay: its recommender has a `RecordingScorer`.
+        targets: those whose scored event lies in what is replayed.
+        folder: where the files go; must exist.
+        on_progress: called with the number of events replayed so far.
+
+    Raises:
+        TypeError: the replay's scorer does not record.
+        ValueError: no target was among its candidates.
+    """
+    recommender = replay.recommender
+    scorer, spec = recommender.scorer, recommender.spec
+    if not isinstance(scorer, RecordingScorer):
+        raise TypeError("rows are recorded by a RecordingScorer")
+    n_candidates, n_context = spec.candidates.n, len(context_feature_names(spec))
+    shape = (len(targets), n_candidates, len(candidate_feature_names(spec)))
+    # Sparse where nothing is written, so room for every target costs nothing.
+    features = np.lib.format.open_memmap(folder / "candidate_features.npy", "w+", np.float16, shape)
+    context = np.zeros((len(targets), n_context), np.float16)
+    counts, labels = np.zeros(len(targets), np.int16), np.zeros(len(targets), np.int64)
+    rows = np.zeros(len(targets), np.int64)
+    target_of = targets.target_of(len(replay.log))
+    log, n_rows = replay.log, 0
+    for batch in replay.run(until, target_of >= 0):
+        if len(batch.rows) > 0:
+            target = target_of[batch.rows]
+            wanted = replay.view.catalogue.index.lookup(log.key[log.item[target]])
+            candidates = scorer.recorded["candidates"]
+            found = (candidates == wanted[:, None]) & (wanted >= 0)[:, None]  # (B, C)
+            keep = np.flatnonzero(found.any(axis=1))
+            here = slice(n_rows, n_rows + len(keep))
+            features[here] = scorer.recorded["candidate_features"][keep]
+            context[here] = scorer.recorded["context_features"][keep]
+            counts[here] = (candidates[keep] >= 0).sum(axis=1)
+            labels[here] = found[keep].argmax(axis=1)
+            rows[here] = target[keep]
+            n_rows += len(keep)
+        if on_progress is not None:
+            on_progress(batch.stop)
+    if n_rows == 0:
+        raise ValueError("no target was among its candidates: there is nothing to learn from")
+    done = slice(0, n_rows)
+    return Rows(features[done], context[done], counts[done], labels[done], rows[done], len(targets))
