@@ -38,8 +38,10 @@ async def one_round(broker: str, *, n_events: int, rate: float, store: str, stan
         await setup.create()
         workers = [setup.worker("a"), setup.worker("b")]
         over = asyncio.Event()
+        doing: list[asyncio.Future[None]] = []
         try:
             feeding = asyncio.ensure_future(_feed_until(setup, over, n_events, rate))
+            doing.append(feeding)
             await asyncio.gather(*(worker.ready() for worker in workers))
 
             async def kill_and_restart() -> None:
@@ -58,7 +60,9 @@ async def one_round(broker: str, *, n_events: int, rate: float, store: str, stan
                 await asyncio.sleep(moments.uniform(0, 2))
                 assert await added.stop() == 0, added.stderr.read_text()[-3000:]
 
-            await asyncio.gather(kill_and_restart(), add_and_remove())
+            trouble = [asyncio.ensure_future(kill_and_restart()), asyncio.ensure_future(add_and_remove())]
+            doing += trouble
+            await asyncio.gather(*trouble)
             over.set()
             await feeding
             await caught_up(setup)
@@ -72,9 +76,10 @@ async def one_round(broker: str, *, n_events: int, rate: float, store: str, stan
                 raise AssertionError(f"{setup.name} seed {seed}: {verdict}, exit {statuses}, logs in {kept}")
             return verdict
         finally:
-            for worker in workers:
-                if worker.process.poll() is None:
-                    await worker.kill()
+            for task in doing:  # else one that goes on would start a worker behind our back
+                task.cancel()
+            await asyncio.gather(*doing, return_exceptions=True)
+            await setup.kill_all()
 
 
 async def main(argv: Sequence[str]) -> int:
