@@ -121,9 +121,8 @@ def shares(spec: StatisticsSpec, entries: Sequence[Entry]) -> list[dict[str, flo
         for code in range(n_codes):
             weight: dict[str, float] = defaultdict(float)
             counted = [e for e in entries if counts_in(channel, e) and code_in(spec, channel, e) == code]
-            newest_ms = max(
-                (entry.ts_ms for entry in counted), default=T0_MS
-            )  # any time would do, if floats were exact
+            # Any time would do, if floats were exact.
+            newest_ms = max((entry.ts_ms for entry in counted), default=T0_MS)
             for entry in counted:
                 weight[entry.item] += fading(entry, newest_ms, channel.half_life_ms)
             total = math.fsum(weight.values())
