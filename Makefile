@@ -35,7 +35,7 @@ lint: .venv/.dev  ## style, types, import contracts
 
 .PHONY: lock
 lock: .venv/.uv  ## choose versions anew and write the lock files
-	@printf '%s\n' $(BUILD_TOOLS) | $(call compile,requirements-dev.lock) --extra training --extra broker --extra dev
+	@printf '%s\n' $(BUILD_TOOLS) | $(call compile,requirements-dev.lock) --all-extras
 	@printf '%s\n' $(BUILD_TOOLS) | $(call compile,requirements.lock) --extra broker --constraints requirements-dev.lock
 	@touch .venv/.uv
 
