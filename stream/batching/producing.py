@@ -7,10 +7,17 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import faust
 
 __all__ = ["Delivery", "RecordTooLargeError", "delivered", "produce"]
+
+#: producer -> (topic, partition) -> whose turn it is to queue a batch. aiokafka holds one unsent batch per partition.
+#: Of several that wait for its place, newcomers may pass the others again and again, and each pass costs a waiter all
+#: the time since it came out of its timeout. Where many partitions' batches lead to one partition, that crashed a
+#: worker with a KafkaTimeoutError within seconds. In a queue of our own everybody waits for one batch at most.
+_turns: WeakKeyDictionary[Any, dict[tuple[str, int], asyncio.Lock]] = WeakKeyDictionary()
 
 #: Upper bound of what a record takes beside key and value: batch header 61, record header at most 34.
 _OVERHEAD_BYTES = 96
@@ -49,10 +56,12 @@ async def produce(
     now_ms = int(time.time() * 1000)
     deliveries: list[Delivery] = []
     batch = producer.create_batch()
+    turn = _turns.setdefault(producer, {}).setdefault((topic, partition), asyncio.Lock())
 
     async def flush() -> None:
         batch.close()  # complete: nothing may be added to it, and it does not linger
-        future = await producer.send_batch(batch, topic, partition=partition)
+        async with turn:
+            future = await producer.send_batch(batch, topic, partition=partition)
         deliveries.append(Delivery(future, batch.record_count()))
 
     for key, value in pairs:

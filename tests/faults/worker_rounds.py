@@ -122,12 +122,20 @@ async def one_round(
                 "seconds": round(time.monotonic() - began_s, 1),
             }
             if not account.sound:
-                kept = Path(tempfile.mkdtemp(prefix="polytempo-failed-round-"))
-                shutil.copytree(directory, kept, dirs_exist_ok=True)
-                remarks["logs"] = str(kept)
-            return account, remarks
+                remarks["logs"] = _keep(directory)
+        except (AssertionError, TimeoutError) as error:
+            error.add_note(f"logs in {_keep(directory)}")
+            raise
         finally:
             await cluster.kill_all()
+        return account, remarks
+
+
+def _keep(directory: str) -> str:
+    """Save the workers' logs from a folder that is about to vanish."""
+    kept = tempfile.mkdtemp(prefix="polytempo-failed-round-")
+    shutil.copytree(directory, kept, dirs_exist_ok=True)
+    return kept
 
 
 _COLUMNS = (
@@ -159,8 +167,9 @@ async def _rounds(settings: KafkaSettings, args: argparse.Namespace) -> int:
                 settings, folder, n_events=args.events, rate=args.rate, seed=args.seed + number
             )
         except (AssertionError, TimeoutError) as error:
-            print(f"{number + 1:5}  FAILED {error!r}", file=people, flush=True)
-            found.append({"round": number + 1, "sound": False, "error": repr(error)})
+            said = [str(error).strip().splitlines()[-1], *getattr(error, "__notes__", [])]
+            print(f"{number + 1:5}  FAILED {type(error).__name__}: {', '.join(said)}", file=people, flush=True)
+            found.append({"round": number + 1, "sound": False, "error": said})
             continue
         figures: dict[str, Any] = {"round": number + 1, "sound": account.sound, **account.as_json(), **remarks}
         found.append(figures)
