@@ -203,3 +203,9 @@ def _show_latency(figures: dict[str, Any]) -> None:
         results.print(
             f"{name}: p50 {each['p50_ms']:.1f} ms, p99 {each['p99_ms']:.1f} ms, p99.9 {each['p999_ms']:.1f} ms"
         )
+    per_batch = figures["batch_ms"]
+    results.print(
+        f"a batch of {figures['events_per_batch']:.1f} events: step {per_batch['step']:.1f} ms, messages delivered "
+        f"{per_batch['sends']:.1f} ms, changelog delivered {per_batch['changelog']:.1f} ms; "
+        f"{figures['cpu_us_per_event']:.0f} us of CPU an event"
+    )

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -155,6 +156,11 @@ class Process:
             raise PolytempoError(f"{self.module} ended with {process.returncode}.", self._said())
         last: dict[str, Any] = json.loads(self._out.read_bytes().splitlines()[-1])
         return last
+
+    def begin(self) -> None:
+        """What it measures counts from now on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
         """End it, whatever it does."""

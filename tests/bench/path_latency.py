@@ -5,7 +5,8 @@ broker or the worker was late, so that a pause makes every event slower that it 
 `event_id`, read by a consumer in this process. Before, the same events are sent and read back from a topic without a
 worker: the floor that Kafka, this process and the machine set. Nothing is pinned. A history of events is answered
 before the measurement starts, so that there are item statistics; then come idle seconds, then one second of running in
-that does not count.
+that does not count. `batch_ms` says what the time goes into: the step, then until its messages were delivered, then
+until its changelog was.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from stream.errors import PolytempoError
 from stream.feed import partition_of
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames, ensure_topics, topic_layout
-from tests.bench.path import Process, a_bundle, a_kafka, committed
+from tests.bench.path import STAGES, Process, a_bundle, a_kafka, committed
 from tests.bench.path_events import Pair, load_events, produce_all, with_ids
+from tests.bench.path_worker import Options
 
 __all__ = ["LatencyOptions", "run"]
 
@@ -46,7 +48,6 @@ class LatencyOptions:
         idle_s: seconds without events before.
         n_history: events that the worker has answered before.
         bundle, n_users, n_items, log, n_partitions, kafka: as for the path.
-        worker: more options for `polytempo worker`.
     """
 
     rate: int = 1000
@@ -59,7 +60,6 @@ class LatencyOptions:
     log: Path | None = None
     n_partitions: int = 4
     kafka: str | None = None
-    worker: tuple[str, ...] = ()
 
 
 class _Answer(msgspec.Struct):
@@ -97,8 +97,8 @@ async def _run(options: LatencyOptions, say: Callable[[str], object]) -> dict[st
         floor_topic = TopicNames(f"{prefix}floor-").events
         floor = await _drive(settings, floor_topic, floor_topic, live, options)
         await produce_all(settings, names.events, n_partitions, history)
-        arguments = ["worker", "--bundle", str(bundle), "--kafka", settings.servers, "--prefix", prefix, "--json"]
-        worker = Process("stream.cli.main", [*arguments, *options.worker], Path(folder))
+        wanted = Options(str(bundle), settings.servers, prefix, n_partitions, core=None, max_events=256)
+        worker = Process("tests.bench.path_worker", [wanted.written()], Path(folder))
         try:
             await worker.start()
             deadline_s = time.monotonic() + _PATIENCE_S
@@ -109,11 +109,22 @@ async def _run(options: LatencyOptions, say: Callable[[str], object]) -> dict[st
                 await asyncio.sleep(0.1)
             say(f"with a worker: {options.idle_s:g} s idle, then the same")
             await asyncio.sleep(options.idle_s)
+            worker.begin()
             with_worker = await _drive(settings, names.events, names.recommendations, live, options)
-            await worker.stop()
+            spent = await worker.stop()
         finally:
             worker.kill()
-    return {**with_worker, "rate": options.rate, "bundle": bundle.name, "floor": floor}
+    n_batches = max(1, spent["n_batches"])
+    return {
+        **with_worker,
+        "rate": options.rate,
+        "bundle": bundle.name,
+        "events_per_batch": round(n_live / n_batches, 2),
+        "batch_ms": {name: round(spent[f"{name}_us"] / 1000 / n_batches, 2) for name in ("step", "sends", "changelog")},
+        "us_per_event": {stage: round(spent["stages_us"].get(stage, 0.0) / n_live, 2) for stage in STAGES},
+        "cpu_us_per_event": round(sum(spent["stages_us"].values()) / n_live, 1),
+        "floor": floor,
+    }
 
 
 async def _drive(

@@ -1,6 +1,7 @@
 """The product's worker as the benchmark starts it: `python -m tests.bench.path_worker '{...}'`, options as JSON.
 
-It prints a JSON line when it is ready, and one with its CPU time by stage when SIGTERM has stopped it.
+It prints a JSON line when it is ready, and one when SIGTERM has stopped it: its CPU time by stage, and how long its
+batches took. SIGUSR1 lets it forget what it has measured so far.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Self
 
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames
-from stream.worker.app import Worker, WorkerConfig
+from stream.worker.app import StageTimes, Worker, WorkerConfig
 from tests.bench.path_stages import Stages
 
 __all__ = ["Options", "main", "run_until_stopped"]
@@ -85,12 +86,24 @@ async def main(stop: asyncio.Event) -> None:
     config = WorkerConfig(Path(options.bundle), max_events=options.max_events, watch_s=0)
     worker = Worker(config, options.settings, options.names)
 
-    def ready() -> None:
+    def begin() -> None:
         stages.start()
+        worker.times = StageTimes()
+
+    def ready() -> None:
+        begin()
         say(ready=True)
 
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, begin)
     await worker.run(ready=ready, stop=stop)
-    say(n_batches=stages.n_calls["process, rest"], stages_us=stages.us())
+    times = worker.times
+    say(
+        n_batches=stages.n_calls["process, rest"],
+        stages_us=stages.us(),
+        step_us=times.step_us,
+        sends_us=times.sends_us,
+        changelog_us=times.changelog_us,
+    )
 
 
 if __name__ == "__main__":

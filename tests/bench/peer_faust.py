@@ -1,9 +1,9 @@
 """The same job in the usual way of Faust, event by event: `python -m tests.bench.peer_faust '{...}'`.
 
-An agent that iterates over `stream.events()`, a `faust.Table` of bytes, `await topic.send(...)`, as the documentation of
-Faust shows it. What it does with an event is the product's own code, with a batch of one: same decoding, fold, features,
-bundle, rules and messages; it publishes item activity and follows it with the product's own follower, which reads in
-bulk and so costs the peer less than an agent would.
+An agent that iterates over `stream.events()`, a `faust.Table` of bytes, `await topic.send(...)`, as the documentation
+of Faust shows it. What it does with an event is the product's own code, with a batch of one: same decoding, fold,
+features, bundle, rules and messages; it publishes item activity and follows it with the product's own follower, which
+reads in bulk and so costs the peer less than an agent would.
 
 Tuned as the documentation suggests for throughput: the producer lingers for 20 ms and sends batches of up to 1 MiB
 (linger 0, the default, halves it), bytes are not serialised again (`raw`), no leader topic, no web server, states in
