@@ -256,6 +256,9 @@ def assemble(
     earlier = np.empty(max(n_earlier, 1), np.int32)
     columns = np.empty(n_channels, np.int64)
     decay = np.empty(n_pairs, np.float32)
+    shrunk = np.empty(n_pairs, np.float32)
+    n_own_of = np.zeros(room, np.int64)
+    own_ms_of = np.empty(room, np.int64)
     affinity = np.zeros((n_ring, n_scales), np.float32)
     affinity_of = np.empty(n_ring, np.int32)
     affinity_sum = np.empty(n_scales, np.float32)
@@ -361,8 +364,11 @@ def assemble(
             if is_last:
                 bit = FROM_LAST if position == 0 else FROM_SESSION
             lean = np.float32(1.0 / (1 + position)) if is_last else np.float32(0.25)
+            for c in range(n_pairs):
+                shrunk[c] = row_sum[row, c] * decay[c] + shrink
+            neighbours, transitions = slot_item[row], slot_weight[row]
             for s in range(n_slots):
-                item = slot_item[row, s]
+                item = neighbours[s]
                 if item < 0:
                     break
                 at = place[item]
@@ -381,15 +387,11 @@ def assemble(
                 source_of[at] |= bit
                 if is_last:
                     for c in range(n_pairs):
-                        r = slot_weight[row, s, c] * decay[c] / (row_sum[row, c] * decay[c] + shrink)
+                        r = transitions[s, c] * decay[c] / shrunk[c]
                         ratio[at, position * n_pairs + c] = r
                         strength[at] += lean * r
                 else:
-                    r = (
-                        slot_weight[row, s, any_pair]
-                        * decay[any_pair]
-                        / (row_sum[row, any_pair] * decay[any_pair] + shrink)
-                    )
+                    r = transitions[s, any_pair] * decay[any_pair] / shrunk[any_pair]
                     ratio[at, n_ratios - 1] += r
                     strength[at] += lean * r
 
@@ -402,10 +404,19 @@ def assemble(
                     strength[i] += 1e-6 * (log_share[item_of[i], columns[0]] + 14.0)
             keep_strongest(strength, key_of, chosen[n_certain:], n_candidates - n_certain)
 
-        # The user's taste by category: share of the recent events at each scale.
+        # The user's taste by category: share of the recent events at each scale. Nothing to compute without categories.
         n_categories = 0
         affinity_sum[:] = 1e-6
+        any_category = False
         for i in range(n_ring):
+            if numbers[i] < 0 or weights[ring_kind[b, i]] <= 0:
+                continue
+            any_category = any_category or category[numbers[i]] >= 0
+            at = place[numbers[i]]
+            if at >= 0:
+                n_own_of[at] += 1
+                own_ms_of[at] = ring_ms[b, i]
+        for i in range(n_ring if any_category else 0):
             if numbers[i] < 0 or weights[ring_kind[b, i]] <= 0:
                 continue
             group = category[numbers[i]]
@@ -424,6 +435,9 @@ def assemble(
                 affinity_sum[scale] += w
                 if at >= 0:
                     affinity[at, scale] += w
+        for at in range(n_categories):
+            for scale in range(n_scales):
+                affinity[at, scale] = np.log(affinity[at, scale] / affinity_sum[scale] + np.float32(1e-2))
 
         for c in range(n_candidates):
             if c >= n_found:
@@ -435,42 +449,43 @@ def assemble(
             item = item_of[found]
             candidates[b, c] = item
             sources[b, c] = source_of[found]
-            f = 0
+            row_features, ratios, popularity = features[b, c], ratio[found], log_share[item]
             for channel in range(n_channels):
-                features[b, c, f] = log_share[item, columns[channel]]
-                f += 1
+                row_features[channel] = popularity[columns[channel]]
+            f = n_channels
             near = np.float32(0.0)
             for j in range(n_ratios):
-                r = ratio[found, j]
-                features[b, c, f] = ratio_floor if r == 0.0 else np.log(r + np.float32(1e-3))
-                if j < n_ratios - 1 and j % n_pairs == any_pair:
-                    near += r
-                f += 1
-            features[b, c, f] = ratio_floor if near == 0.0 else np.log(near + np.float32(1e-3))
-            f += 1
-            n_own, own_ms = 0, now
-            for i in range(n_ring):
-                if numbers[i] == item and weights[ring_kind[b, i]] > 0:
-                    n_own += 1
-                    own_ms = ring_ms[b, i]
-            features[b, c, f] = 1.0 if n_own > 0 else 0.0
-            features[b, c, f + 1] = np.log1p(np.float32(n_own))
-            features[b, c, f + 2] = np.log1p(np.float32(max(now - own_ms, 0) / 3.6e6)) if n_own > 0 else 0.0
-            f += 3
+                r = ratios[j]
+                row_features[f + j] = ratio_floor if r == 0.0 else np.log(r + np.float32(1e-3))
+            for j in range(any_pair, n_ratios - 1, n_pairs):
+                near += ratios[j]
+            f += n_ratios
+            row_features[f] = ratio_floor if near == 0.0 else np.log(near + np.float32(1e-3))
+            n_own = n_own_of[found]
+            if n_own > 0:
+                row_features[f + 1] = 1.0
+                row_features[f + 2] = np.log1p(np.float32(n_own))
+                row_features[f + 3] = np.log1p(np.float32(max(now - own_ms_of[found], 0) / 3.6e6))
+            else:
+                row_features[f + 1] = 0.0
+                row_features[f + 2] = 0.0
+                row_features[f + 3] = 0.0
+            f += 4
             at = -1
             if category[item] >= 0:
                 for j in range(n_categories):
                     if affinity_of[j] == category[item]:
                         at = j
+                        break
             for scale in range(n_scales):
-                value = affinity_floor
-                if at >= 0:
-                    value = np.log(affinity[at, scale] / affinity_sum[scale] + np.float32(1e-2))
-                features[b, c, f] = value
-                f += 1
+                row_features[f + scale] = affinity[at, scale] if at >= 0 else affinity_floor
+            f += n_scales
             born_ms = published_ms[item] if published_ms[item] >= 0 else first_ms[item]
             age_h = max(now - born_ms, 0) / 3.6e6 if born_ms >= 0 else 0.0
-            features[b, c, f] = np.log1p(np.float32(age_h))
+            row_features[f] = np.log1p(np.float32(age_h))
+        for i in range(n_ring):
+            if numbers[i] >= 0 and place[numbers[i]] >= 0:
+                n_own_of[place[numbers[i]]] = 0
         for i in range(n_found):
             place[item_of[i]] = -1
         unmark_blocked(b, numbers, exclude, exclude_start, place)

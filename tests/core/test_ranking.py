@@ -15,6 +15,7 @@ from stream.core.features import FeatureSpec
 from stream.core.fold import fold, source_key
 from stream.core.ranking import FILLED, Ranked, rank, reasons_of, sources_of
 from stream.core.state import blank_states
+from tests.core.activities import Entry
 from tests.core.histories import SOURCE, WEIGHTS, Happening, Past, batch_of
 from tests.core.worlds import FEATURES, POOL, Naive, World, worlds
 
@@ -94,7 +95,8 @@ def test_ranking_is_sorting_what_is_allowed(world: World, model: Said) -> None:
 
 
 def test_each_row_gets_as_many_as_it_asks_for() -> None:
-    world = World([], [], [Happening("a", "q", 0, 1_700_000_000_000)], 0, "none", (), None)
+    against = Entry("p0", -1.0, 1_700_000_000_000)
+    world = World([against], [], [Happening("a", "q", 0, 1_700_000_000_000)], 0, "none", (), None)
     view = world.view()
     view.know(POOL)
     view.refresh()

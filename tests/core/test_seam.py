@@ -48,9 +48,7 @@ class Counting:
     """
 
     inputs: Mapping[str, TensorSpec] = {
-        name: tensor
-        for name, tensor in menu(FEATURES, 2).items()
-        if name in ("item", "kind", "gap_s", "value", "state")
+        name: menu(FEATURES, 2)[name] for name in ("item", "kind", "gap_s", "value", "state")
     }
     n_state = 2
     space: Literal["candidates", "vocabulary"] = "vocabulary"
