@@ -1,8 +1,8 @@
 """Cost of the core's steps in microseconds an event, on one thread: `python -m tests.bench.core`.
 
 A synthetic shop of 46,000 items whose co-visitation rows are full, users with full rings, batches of 256 events; the
-middle of nine rounds, in processor time of the thread. `--digest` prints a checksum of all candidates and features instead, to show that a change of the
-code changed no bit.
+middle of nine rounds, in processor time of the thread. `--digest` prints a checksum of all candidates and features
+instead, to show that a change of the code changed no bit.
 """
 
 from __future__ import annotations
