@@ -10,6 +10,7 @@ as it stood when the period began, however they fall into batches.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -24,6 +25,7 @@ from stream.core.scales import SECOND_MS
 from stream.core.seam import Recommender, Stepped
 from stream.core.state import States, StateSpec, blank_states
 from stream.core.statistics import ItemStatistics
+from stream.wire.activity import decode_activity, encode_activity
 from training.log import Log, published_ms
 
 __all__ = ["RecordingScorer", "Replay", "Replayed", "StateTable", "Watcher"]
@@ -77,6 +79,18 @@ class StateTable:
         states: States = self._raw[users].reshape(-1).view(self._dtype)
         return states
 
+    @property
+    def made(self) -> NDArray[np.uint8]:
+        """(n, record) bytes of the records that there are so far."""
+        return self._raw[: self._n_made]
+
+    def put_made(self, raw: NDArray[np.uint8]) -> None:
+        """Take over what `made` was; ValueError where these are no records of this layout or too many."""
+        if raw.shape[1:] != self._raw.shape[1:] or len(raw) > len(self._raw):
+            raise ValueError(f"records of shape {raw.shape} where {self._raw.shape} is expected")
+        self._raw[: len(raw)] = raw
+        self._n_made = len(raw)
+
     def put(self, users: NDArray[np.integer[Any]], states: States) -> None:
         """Store (U,) records of distinct users."""
         self._raw[users] = states.view(np.uint8).reshape(len(states), -1)
@@ -112,6 +126,7 @@ class Replay:
         recommender: what scores; may be exchanged between runs for one with records of the same layout.
         items: what is known of items. Each is taken over in the period in which it is published, undated ones at once.
         period_ms: the view's age at most, in event time.
+        delay_ms: what the view misses besides: at the beginning of a period it holds what was over so long ago.
         batch_size: events in a batch at most. Decides speed and memory, never a result.
         watchers: they see the same activity in the same periods.
     """
@@ -123,11 +138,14 @@ class Replay:
         *,
         items: list[ItemUpdate] | None = None,
         period_ms: int = 10 * SECOND_MS,
+        delay_ms: int = 0,
         batch_size: int = 256,
         watchers: list[Watcher] | None = None,
     ) -> None:
         if period_ms < 1 or batch_size < 1:
             raise ValueError(f"a period of {period_ms} ms and batches of {batch_size} events lead nowhere")
+        if delay_ms < 0:
+            raise ValueError("statistics cannot be ahead of their events")
         self.log = log
         self.recommender = recommender
         self.view = ItemStatistics(recommender.spec.statistics)
@@ -137,10 +155,12 @@ class Replay:
         self._items = sorted(items or (), key=published_ms)
         self._n_items_known = 0
         self._period_ms = period_ms
+        self._delay_ms = delay_ms
         self._batch_size = batch_size
         self._watchers = watchers or []
         self._period: int | None = None
-        self._pending: list[tuple[int, ActivityBatch]] = []
+        self._pending: deque[tuple[int, int, ActivityBatch]] = deque()
+        """When its period ended (ms), its last row, and the activity of each batch that the view does not hold yet."""
         if len(recommender.vocabulary.ids) > 0:
             self.view.know(recommender.vocabulary.ids)
 
@@ -182,9 +202,42 @@ class Replay:
                 select=None if select is None else select[start:stop],
             )
             self.states.put(users, stepped.folded.states)
-            self._pending.append((stop - 1, stepped.activity))
+            end_ms = (int(period[start]) + 1) * self._period_ms
+            self._pending.append((end_ms, stop - 1, stepped.activity))
             self.at = stop
             yield Replayed(start, stop, start + stepped.rows.astype(np.int64), stepped)
+
+    def checkpoint(self) -> dict[str, NDArray[Any]]:
+        """Where the replay stands, as arrays that `numpy.savez` stores without pickling; `resume` takes them.
+
+        Watchers and a recurrent scorer's weights are not in it.
+        """
+        messages = [encode_activity(activity) for _, _, activity in self._pending]
+        arrays = {f"view/{name}": array for name, array in self.view.snapshot().items()}
+        return arrays | {
+            "states": self.states.made.copy(),
+            "at": np.array([self.at, self._n_items_known, -1 if self._period is None else self._period], np.int64),
+            "pending": np.array([(end_ms, last) for end_ms, last, _ in self._pending], np.int64).reshape(-1, 2),
+            "pending_bytes": np.frombuffer(b"".join(messages), np.uint8),
+            "pending_lengths": np.array([len(message) for message in messages], np.int64),
+        }
+
+    def resume(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on where `checkpoint` was called on a replay of the same log with the same arguments.
+
+        Raises ValueError when the arrays belong to other statistics or records.
+        """
+        stored = {name.removeprefix("view/"): arrays[name] for name in arrays if name.startswith("view/")}
+        self.view = ItemStatistics.restore(self.recommender.spec.statistics, stored)
+        self.states.put_made(arrays["states"])
+        self.at, self._n_items_known, period = (int(number) for number in arrays["at"])
+        self._period = None if period < 0 else period
+        self._pending.clear()
+        end = 0
+        content = arrays["pending_bytes"].tobytes()
+        for (end_ms, last), length in zip(arrays["pending"].tolist(), arrays["pending_lengths"].tolist(), strict=True):
+            self._pending.append((end_ms, last, decode_activity(content[end : end + length])))
+            end += length
 
     def _enter(self, period: int) -> None:
         if period == self._period:
@@ -196,11 +249,14 @@ class Replay:
         ):
             self._n_items_known += 1
         updates = self._items[n_known : self._n_items_known]
-        if self._pending or updates:
-            self.view.advance(self._pending, updates)
+        due: list[tuple[int, ActivityBatch]] = []
+        while self._pending and self._pending[0][0] + self._delay_ms <= period * self._period_ms:
+            _, last, activity = self._pending.popleft()
+            due.append((last, activity))
+        if due or updates:
+            self.view.advance(due, updates)
             for watcher in self._watchers:
-                watcher.advance([activity for _, activity in self._pending], updates)
-            self._pending = []
+                watcher.advance([activity for _, activity in due], updates)
 
     def _users(self, start: int, stop: int) -> NDArray[np.int32]:
         """(U,) the batch's users in order of first appearance, as `Log.batch` lists them."""
