@@ -1,0 +1,1 @@
+"""Ranges of topics read again: for backtests, and for holding live recommendations against their inputs."""
