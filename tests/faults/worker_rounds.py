@@ -70,11 +70,11 @@ def traffic(n_users: int, seed: int) -> Iterator[KeyAndValue]:
 
 
 async def one_round(
-    settings: KafkaSettings, folder: Path, *, n_events: int = 20_000, rate: float = 3_000, seed: int = 0
+    settings: KafkaSettings, folder: Path, *, n_events: int = 15_000, rate: float = 2_000, seed: int = 0
 ) -> tuple[Account, dict[str, Any]]:
     """One round on topics of its own; the moments of trouble are drawn from `seed`. The verdict, and remarks.
 
-    Events come until all trouble is over, and at least `n_events` of them.
+    Events come until all trouble is over: at least `n_events` of them, and at most twice as many.
     """
     moments = random.Random(seed)
     began_s = time.monotonic()
@@ -92,7 +92,7 @@ async def one_round(
             guest = worker("c")
             troubled = True
             numbered = enumerate(traffic(2000, seed))
-            stream = (pair for _, pair in takewhile(lambda sent: troubled or sent[0] < n_events, numbered))
+            stream = (pair for _, pair in takewhile(lambda sent: sent[0] < n_events * (1 + troubled), numbered))
             feeding = asyncio.ensure_future(cluster.send(stream, rate=rate))
 
             async def kill_and_restart() -> Any:
@@ -105,7 +105,7 @@ async def one_round(
 
             async def add_and_remove() -> dict[str, Any]:
                 await guest.ready()
-                await asyncio.sleep(moments.uniform(1, 4))
+                await asyncio.sleep(moments.uniform(4, 8))
                 return dict(await guest.stopped())
 
             restarted, of_guest = await asyncio.gather(kill_and_restart(), add_and_remove())
@@ -189,8 +189,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--kafka", help="HOST:PORT; a broker of its own unless given")
     parser.add_argument("--bundle", type=Path, help="without recurrent state; an untrained ranker unless given")
-    parser.add_argument("--events", type=int, default=20_000, help="at least so many a round")
-    parser.add_argument("--rate", type=float, default=3_000, help="events a second")
+    parser.add_argument("--events", type=int, default=15_000, help="at least so many a round")
+    parser.add_argument("--rate", type=float, default=2_000, help="events a second")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one line at the end, the table to standard error")
     args = parser.parse_args(argv)

@@ -27,12 +27,12 @@ from tests.worker.cluster import Cluster, KeyAndValue, Running, keyed, until
 
 
 def clicks(n_events: int, start: int = 0, n_users: int = 50) -> list[dict[str, Any]]:
-    """One click a second until about now, over 30 items of which a few are popular."""
+    """Four clicks a second of the last hour, over 300 items of which a few are popular."""
     began_ms = int(time.time() * 1000) - 3_600_000
     return [
         {
-            "user_id": f"user-{number * 7 % n_users}",
-            "item_id": f"item-{number * number % 31 % 30}",
+            "user_id": f"user-{Random(-number).randrange(n_users)}",
+            "item_id": f"item-{int(Random(number).paretovariate(0.5)) % 300}",
             "event_type": "click",
             "ts_ms": began_ms + 250 * number,
             "event_id": f"event-{number}",
