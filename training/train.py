@@ -1,0 +1,374 @@
+"""From a configuration to a bundle: replay, record, fit, export, and replay on with the bundle that came out.
+
+What is evaluated is the exported bundle behind the worker's own composition, not the module in memory.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from stream.bundle.load import Bundle, load_bundle
+from stream.bundle.manifest import Manifest, TrainingWindow
+from stream.core.catalogue import ItemUpdate
+from stream.core.features import FeatureSpec
+from stream.core.seam import Policy, Recommender
+from stream.errors import PolytempoError
+from stream.logs import EVENT_COLUMNS, open_log, read_items
+from training.config import Config, RankerTraining, RecurrentTraining, common_values, feature_spec, span_ms
+from training.evaluate import Baselines, Evaluation, evaluate
+from training.export import write_bundle
+from training.listwise import fit_ranker, n_steps
+from training.log import Log, item_updates
+from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
+from training.replay import RecordingScorer, Replay
+from training.rows import Rows, record
+from training.targets import Targets, find_targets, sampled
+
+__all__ = ["Material", "Quiet", "Reporter", "Trained", "evaluate_bundle", "prepare", "train"]
+
+_EXAMPLES = 12
+_CANDIDATE_INPUTS = ("candidates", "candidate_features", "context_features")
+
+
+class Reporter(Protocol):
+    """Where progress goes."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of `total` steps begins; the one before it is over."""
+        ...
+
+    def at(self, done: int, note: str = "") -> None:
+        """So much of the stage is done; the note says what there is to say, such as the loss."""
+        ...
+
+
+class Quiet:
+    """A reporter for tests and programs: says nothing."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Nothing."""
+
+    def at(self, done: int, note: str = "") -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """A log with everything that a configuration says about it.
+
+    Attributes:
+        spec: features, their segments taken from the training window.
+        log: all events until the end of validation.
+        items: what is known of items.
+        from_ms, split_ms, until_ms: training is `[from_ms, split_ms)`, validation `[split_ms, until_ms)`.
+        train, validate: the targets of both.
+        source: what the log is called in the bundle.
+    """
+
+    spec: FeatureSpec
+    log: Log
+    items: list[ItemUpdate]
+    from_ms: int
+    split_ms: int
+    until_ms: int
+    train: Targets
+    validate: Targets
+    source: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """What a run came to.
+
+    Attributes:
+        manifest: of the bundle, as it was written.
+        path: of the bundle.
+        evaluation: of the bundle, on the validation targets.
+        seconds: by stage.
+    """
+
+    manifest: Manifest
+    path: Path
+    evaluation: Evaluation
+    seconds: dict[str, float]
+
+
+def prepare(config: Config, tables: tuple[pl.DataFrame, pl.DataFrame | None] | None = None) -> Material:
+    """Read the log and decide what is trained and judged.
+
+    Args:
+        tables: events and items in the normal form of `stream.logs`, where they do not come from files.
+
+    Raises:
+        PolytempoError: the log cannot be read, lacks a column, or does not cover the time ranges.
+    """
+    frame, items, source = _tables(config) if tables is None else (*tables, _source(config))
+    times = frame["ts_ms"].drop_nulls()
+    if len(times) == 0:
+        raise PolytempoError("there is no event in the log.")
+    from_ms, split_ms, until_ms = config.window.bounds_ms(int(times.min()), int(times.max()))  # type: ignore[arg-type]
+    window = frame.filter((pl.col("ts_ms") >= from_ms) & (pl.col("ts_ms") < split_ms))
+    missing = [name for name in config.features.segments if name not in frame.columns]
+    if missing:
+        raise PolytempoError(
+            f"the log has no context field {', '.join(missing)}.", "Columns: " + ", ".join(frame.columns)
+        )
+    spec = feature_spec(config.features, common_values(config.features, window))
+    log = Log.of(frame.filter(pl.col("ts_ms") < until_ms), spec.types, spec.statistics.segment_fields)
+    if len(log) == 0:
+        raise PolytempoError("no event of the log can be used.", f"Event types are {', '.join(spec.types.names)}.")
+    targets = find_targets(log, spec.types.weight_table(), spec.state.session_gap_ms)
+    train = targets.within(log.between(from_ms, split_ms))
+    # A draw of its own: training may take every target while validation judges a sample of them.
+    train = sampled(train, len(log), config.window.train_sample, seed=config.seed + 1)
+    validate = sampled(targets, len(log), config.window.validate_sample).within(log.between(split_ms, until_ms))
+    if len(train) == 0 or len(validate) == 0:
+        raise PolytempoError(
+            f"there are {len(train)} targets to train on and {len(validate)} to validate on: both are needed.",
+            "A target is an event that continues a session, on an item that is new to it.",
+        )
+    updates = [] if items is None else item_updates(items)
+    return Material(spec, log, updates, from_ms, split_ms, until_ms, train, validate, source)
+
+
+def train(
+    config: Config,
+    *,
+    command: str,
+    tables: tuple[pl.DataFrame, pl.DataFrame | None] | None = None,
+    report: Reporter | None = None,
+    replace: bool = True,
+) -> Trained:
+    """Do what a configuration says; writes the bundle.
+
+    Args:
+        command: what the bundle's manifest gives as the way to make it again.
+        tables: see `prepare`.
+        replace: whether another bundle at the output path may be replaced.
+
+    Raises:
+        PolytempoError: see `prepare`.
+        BundleError: the bundle cannot be written where it should be.
+    """
+    report = report or Quiet()
+    torch.set_num_threads(config.threads)
+    clock = _Clock()
+    report.stage("reading the log", 1)
+    material = prepare(config, tables)
+    clock.lap("read")
+    if isinstance(config.model, RankerTraining):
+        return _train_ranker(config, config.model, material, command, report, clock, replace)
+    return _train_recurrent(config, config.model, material, command, report, clock, replace)
+
+
+def evaluate_bundle(
+    bundle: Bundle, material: Material, *, period_ms: int, report: Reporter | None = None
+) -> Evaluation:
+    """Judge a bundle on the validation targets of a log, replayed from its beginning.
+
+    The features are the bundle's own; of the material, log, items and targets are used.
+    """
+    report = report or Quiet()
+    spec = bundle.features
+    policy = Policy(bundle.manifest.policy.n, bundle.manifest.policy.seen)
+    recommender = Recommender(spec, bundle.scorer, bundle.vocabulary, policy)
+    baselines = Baselines(spec, policy.seen)
+    replay = Replay(material.log, recommender, items=material.items, period_ms=period_ms, watchers=[baselines])
+    report.stage("evaluating", len(material.log))
+    return evaluate(
+        replay, material.validate, until=len(material.log), baselines=baselines, n=policy.n, on_progress=report.at
+    )
+
+
+def _train_ranker(
+    config: Config,
+    model: RankerTraining,
+    material: Material,
+    command: str,
+    report: Reporter,
+    clock: _Clock,
+    replace: bool,
+) -> Trained:
+    spec, log = material.spec, material.log
+    split = log.between(0, material.split_ms).stop
+    policy = Policy(config.policy.n, config.policy.seen)
+    baselines = Baselines(spec, policy.seen)
+    recorder = Recommender(spec, RecordingScorer(spec), policy=policy)
+    replay = Replay(log, recorder, items=material.items, period_ms=span_ms(config.period), watchers=[baselines])
+    with tempfile.TemporaryDirectory(prefix="polytempo-rows-") as folder:
+        report.stage("replaying", split)
+        rows = record(replay, material.train, Path(folder), until=split, on_progress=report.at)
+        clock.lap("replay")
+        report.stage("training", n_steps(len(rows), model))
+        module = fit_ranker(
+            rows, model, seed=config.seed, on_step=lambda step, loss: report.at(step, f"loss {loss:.3f}")
+        )
+        clock.lap("fit")
+        example = _examples(rows)
+        metrics = {"n_rows": float(len(rows)), "train/candidate_recall": rows.recall}
+        # The map must be let go of before its folder goes.
+        del rows
+    writer = _Writer(config, material, module, command, replace, example, _CANDIDATE_INPUTS, "candidates")
+    bundle = writer.draft()
+    replay.exchange(Recommender(spec, bundle.scorer, policy=policy))
+    report.stage("evaluating", len(log) - split)
+    evaluation = evaluate(
+        replay,
+        material.validate,
+        until=len(log),
+        baselines=baselines,
+        n=policy.n,
+        on_progress=lambda at: report.at(at - split),
+    )
+    clock.lap("evaluate")
+    manifest = writer.write({**metrics, **evaluation.metrics()})
+    return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
+
+
+def _train_recurrent(
+    config: Config,
+    model: RecurrentTraining,
+    material: Material,
+    command: str,
+    report: Reporter,
+    clock: _Clock,
+    replace: bool,
+) -> Trained:
+    spec, log = material.spec, material.log
+    window = log.between(material.from_ms, material.split_ms)
+    rows = window.start + np.flatnonzero(log.happened()[window])
+    counts = np.bincount(log.item[rows], minlength=len(log.item_ids))
+    common = np.argsort(-counts, kind="stable")[: model.n_items]
+    common = common[counts[common] > 0]
+    vocabulary = [log.item_ids[number] for number in common.tolist()]
+    index = np.zeros(len(log.item_ids), np.int64)
+    index[common] = np.arange(1, len(common) + 1)
+    rows = rows[np.argsort(log.user[rows], kind="stable")]
+    sequences = Sequences(
+        user=log.user[rows].astype(np.int64),
+        item=index[log.item[rows]],
+        kind=log.kind[rows].astype(np.int64),
+        ts_ms=log.ts_ms[rows],
+        value=log.value[rows],
+    )
+    weights = spec.types.weight_table()
+    report.stage("training", model.epochs)
+    module = train_recurrent(
+        sequences,
+        RecurrentConfig(len(vocabulary), spec.state.n_kinds, model.n_state, model.n_best, model.dropout),
+        n_epochs=model.epochs,
+        n_length=model.length,
+        n_batch=model.batch,
+        learning_rate=model.learning_rate,
+        positive_kinds=tuple(np.flatnonzero(weights > 0).tolist()),
+        seed=config.seed,
+        on_epoch=lambda epoch, loss: report.at(epoch, f"loss {loss:.3f}"),
+    )
+    clock.lap("fit")
+    wanted = ("item", "kind", "gap_s", "value", "state")
+    writer = _Writer(config, material, module, command, replace, None, wanted, "vocabulary", vocabulary, model.n_state)
+    bundle = writer.draft()
+    evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
+    clock.lap("evaluate")
+    manifest = writer.write({"n_rows": float(len(rows)), **evaluation.metrics()})
+    return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Writer:
+    """Writes a bundle twice: aside, to be evaluated, and with its figures where it belongs."""
+
+    config: Config
+    material: Material
+    module: torch.nn.Module
+    command: str
+    replace: bool
+    example: Mapping[str, NDArray[Any]] | None
+    inputs: tuple[str, ...]
+    space: Any
+    vocabulary: list[str] | None = None
+    n_state: int = 0
+
+    def draft(self) -> Bundle:
+        """The bundle without figures, loaded with every check."""
+        with tempfile.TemporaryDirectory(prefix="polytempo-bundle-") as folder:
+            self._write(Path(folder) / "draft", {})
+            return load_bundle(Path(folder) / "draft")
+
+    def write(self, metrics: dict[str, float]) -> Manifest:
+        """The bundle where the configuration wants it."""
+        return self._write(Path(self.config.bundle.path), {name: round(value, 5) for name, value in metrics.items()})
+
+    def _write(self, path: Path, metrics: dict[str, float]) -> Manifest:
+        output, material = self.config.bundle, self.material
+        window = material.log.between(material.from_ms, material.split_ms)
+        return write_bundle(
+            path,
+            module=self.module,
+            inputs=self.inputs,
+            features=material.spec,
+            space=self.space,
+            name=output.name,
+            version=output.version,
+            training=TrainingWindow(
+                material.from_ms, material.split_ms, window.stop - window.start, material.source, self.command
+            ),
+            vocabulary=self.vocabulary or [],
+            n_state=self.n_state,
+            policy=self.config.policy,
+            metrics=metrics,
+            description=output.description,
+            example=self.example,
+            replace=self.replace,
+        )
+
+
+class _Clock:
+    """How long each stage took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._at_s = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """The stage `name` is over."""
+        now_s = time.monotonic()
+        self.seconds[name] = round(now_s - self._at_s, 1)
+        self._at_s = now_s
+
+
+def _examples(rows: Rows) -> dict[str, NDArray[Any]]:
+    """Real rows for the bundle's golden inputs, the candidates numbered by their place."""
+    index = np.unique(np.linspace(0, len(rows) - 1, _EXAMPLES).astype(np.int64))
+    index = np.resize(index, max(2, len(index)))  # tracing takes two
+    place = np.arange(rows.candidate_features.shape[1])
+    return {
+        "candidates": np.where(place < rows.n_candidates[index, None], place, -1).astype(np.int64),
+        "candidate_features": rows.candidate_features[index].astype(np.float32),
+        "context_features": rows.context_features[index].astype(np.float32),
+    }
+
+
+def _tables(config: Config) -> tuple[pl.DataFrame, pl.DataFrame | None, str]:
+    if config.data.file is None:
+        raise PolytempoError("the configuration simulates its log: whoever calls must bring the tables.")
+    log = open_log(config.data.file, config.data.columns.mapping(tuple(config.features.segments)))
+    items = None if config.data.items is None else read_items(config.data.items)
+    return log.frame(), items, _source(config)
+
+
+def _source(config: Config) -> str:
+    if config.data.file is not None:
+        return Path(config.data.file).name
+    options = ", ".join(f"{name} {value:g}" for name, value in (config.data.simulate or {}).items())
+    return f"simulated shop ({options})"
