@@ -40,7 +40,7 @@ def demo(
     workers: int = 2,
     seconds: float = 40.0,
     rate: float = 250.0,
-    history: int = 36_000,
+    history: int = 24_000,
     seed: int = SEED,
     events: Path | None = None,
     items: Path | None = None,
