@@ -71,6 +71,8 @@ COMMANDS: Final = (
     Command("schema", DATA, "Print the messages' contract as JSON Schema or AsyncAPI."),
     Command("train", MODELS, "Train a bundle from a log of events."),
     Command("bundle", MODELS, "Inspect and verify a bundle."),
+    Command("backtest", MODELS, "Replay a range of a topic or a log through bundles and baselines."),
+    Command("verify", MODELS, "Hold live recommendations against a replay of their inputs."),
     Command("watch", LOOK, "See recommendations, rates, latency and hit rate live."),
     Command("bench", LOOK, "Measure the path and its parts on this machine."),
 )

@@ -1,0 +1,375 @@
+"""`polytempo backtest`: what a bundle would have recommended over a range of events, and how good that was."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+from rich.progress import Progress
+from rich.table import Table
+
+from stream.cli.console import people, print_json, progress, results
+from stream.cli.options import KafkaOptions, parse_duration_ms
+from stream.cli.produce import parse_time
+from stream.core.catalogue import ItemUpdate
+from stream.core.events import EventTypes
+from stream.errors import PolytempoError
+from stream.logs import ColumnMapping, open_log, read_items
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from stream.bundle.load import Bundle
+    from training.backtest.analysis import Analysis
+
+__all__ = ["FileColumns", "backtest"]
+
+RANGE = Group("Range", sort_key=3)
+TARGETS = Group("Targets", sort_key=4)
+CONDITIONS = Group("Conditions", sort_key=5)
+COLUMNS = Group("Columns of the file", sort_key=8)
+
+_INTERRUPTED = 130
+
+
+@Parameter(name="*", group=COLUMNS)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileColumns:
+    """Which column of a log is what; guessed where it is not said.
+
+    Args:
+        user: Column of the user.
+        item: Column of the item.
+        time: Column of the time.
+        type: Column of the type of event.
+        constant_type: Type of all events of a file without such a column.
+        value: Column of the price, rating or amount; "" for none.
+        context: Columns that are context, with commas between; "" for none.
+        time_format: s, ms, us, ns, or a format such as "%d.%m.%Y %H:%M".
+        negative_type: Type of events whose value is negative, such as return.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    type: str | None = None
+    constant_type: str | None = None
+    value: str | None = None
+    context: str | None = None
+    time_format: str | None = None
+    negative_type: str | None = None
+
+    def mapping(self) -> ColumnMapping:
+        """As `stream.logs` takes it."""
+        names = (
+            None if self.context is None else tuple(name.strip() for name in self.context.split(",") if name.strip())
+        )
+        return ColumnMapping(
+            user=self.user,
+            item=self.item,
+            time=self.time,
+            event_type=self.type,
+            constant_type=self.constant_type,
+            value=self.value,
+            context=names,
+            time_format=self.time_format,
+            negative_value_type=self.negative_type,
+        )
+
+
+def backtest(
+    *,
+    bundle: Annotated[list[Path] | None, Parameter(name=["--bundle", "-b"])] = None,
+    log: Path | None = None,
+    topic: str | None = None,
+    items: Path | None = None,
+    since: Annotated[str | None, Parameter(group=RANGE)] = None,
+    until: Annotated[str | None, Parameter(group=RANGE)] = None,
+    warm_up: Annotated[str | None, Parameter(group=RANGE)] = None,
+    target: Annotated[Literal["session", "next", "horizon"], Parameter(group=TARGETS)] = "session",
+    horizon: Annotated[str | None, Parameter(group=TARGETS)] = None,
+    sample: Annotated[float, Parameter(group=TARGETS)] = 1.0,
+    seed: Annotated[int, Parameter(group=TARGETS)] = 0,
+    only_type: Annotated[list[str] | None, Parameter(group=TARGETS)] = None,
+    new_users: Annotated[bool, Parameter(group=TARGETS)] = False,
+    new_items: Annotated[bool, Parameter(group=TARGETS)] = False,
+    where: Annotated[list[str] | None, Parameter(group=TARGETS)] = None,
+    k: Annotated[int, Parameter(group=CONDITIONS)] = 10,
+    seen: Annotated[Literal["session", "history", "none"] | None, Parameter(group=CONDITIONS)] = None,
+    period: Annotated[str, Parameter(group=CONDITIONS)] = "10s",
+    delay: Annotated[str, Parameter(group=CONDITIONS)] = "0s",
+    own_statistics: Annotated[int | None, Parameter(group=CONDITIONS)] = None,
+    every_event: Annotated[bool, Parameter(group=CONDITIONS)] = False,
+    baselines: Annotated[bool, Parameter(group=CONDITIONS, negative="--no-baselines")] = True,
+    batch: int = 256,
+    processes: int = 1,
+    work: Path | None = None,
+    report: Path | None = None,
+    json: bool = False,
+    columns: FileColumns | None = None,
+    connection: KafkaOptions | None = None,
+) -> int:
+    """Replay events through bundles and baselines: recommend, look at what came next, then learn.
+
+    Any range of a topic, or a file. What recommends is the worker's own code; a topic is read without joining a group
+    and without committing anything. Figures do not depend on where the events are read from, on the number of
+    partitions or processes, or on the size of batches. Ctrl-C stops; with --work the same command goes on from there.
+
+    Examples:
+
+    `polytempo backtest --log clicks.parquet --since 2024-03-04 --bundle models/news-ranker --report news.html`
+
+    `polytempo backtest --topic events --since 2024-03-04 --until 2024-03-07 -b models/a -b models/b --processes 2`
+
+    `polytempo backtest --log clicks.parquet --since 2024-03-04 --sample 0.15` is the baselines alone.
+
+    `polytempo backtest --log clicks.parquet -b models/a --delay 5m` with item statistics that are five minutes old;
+    `--own-statistics 4` with statistics that each of four workers keeps for itself.
+
+    Args:
+        bundle: Bundle folder; once for each that is compared.
+        log: Events from a file: Parquet, CSV or JSON lines.
+        topic: Events from a topic.
+        items: A table of items, for --log. With --topic, items come from the topic `items`.
+        since: Judge from this time on: 2024-01-31, 2024-01-31T12:00 (UTC) or epoch milliseconds, in event time. Left
+            out: from the beginning.
+        until: Judge what lies before this time. Left out: to the end.
+        warm_up: Learn from so much before --since, such as 3d. Left out: from all there is.
+        target: What counts: the next event of the session, the next at all, or the next within --horizon.
+        horizon: How soon the next event must come, such as 1h; for --target horizon.
+        sample: Share of the targets that is judged.
+        seed: Of the sample.
+        only_type: Judge only events of this type; may be repeated.
+        new_users: Judge only users of whom fewer than 5 events are known.
+        new_items: Judge only items that appeared after --since.
+        where: Judge only events with this context, FIELD=VALUE; may be repeated.
+        k: Length of the lists.
+        seen: What of the user's past is not recommended again. Left out: what each bundle says.
+        period: Age of the item statistics at most.
+        delay: How much older they are besides.
+        own_statistics: Number of workers that each keep statistics of their own users only.
+        every_event: Recommend at every event as a worker does, not only where something is judged. For speed.
+        baselines: Whether popularity and co-visitation are judged, too.
+        batch: Events in a batch.
+        processes: Processes that share the work. Figures stay the same.
+        work: Folder that keeps finished and unfinished passes, so that the same command goes on with them.
+        report: Write a report, one HTML file that needs nothing else.
+        json: Print one line at the end: {"bundles": {NAME: {"hr_at_10": …, …}}, "baselines": …, "differences": …}.
+    """
+    from stream.bundle.load import load_bundle
+    from training.backtest.analysis import analyse
+    from training.backtest.execute import Backtest, tasks_of
+    from training.backtest.judged import Judged, judged_targets
+    from training.backtest.material import material_of
+    from training.backtest.run import Conditions
+
+    folders = [path.resolve() for path in bundle or []]
+    if (log is None) == (topic is None):
+        raise PolytempoError("a backtest needs events, from one place.", "Name --log FILE or --topic NAME.")
+    if not folders and not baselines:
+        raise PolytempoError("there is nothing to judge.", "Name a --bundle, or leave the baselines in.")
+    if k < 1 or batch < 1 or processes < 1 or (own_statistics is not None and own_statistics < 1):
+        raise PolytempoError("--k, --batch, --processes and --own-statistics are 1 at least.")
+    judged = Judged(
+        from_ms=0 if since is None else parse_time(since),
+        until_ms=2**62 if until is None else parse_time(until),
+        rule=target,
+        horizon_ms=None if horizon is None else parse_duration_ms(horizon),
+        sample=sample,
+        seed=seed,
+        types=tuple(only_type or ()),
+        new_users=new_users,
+        new_items=new_items,
+        where=tuple(_field_value(each) for each in where or ()),
+    )
+    loaded = [load_bundle(folder) for folder in folders]
+    types = _types_of(loaded)
+    from_ms = None if since is None or warm_up is None else judged.from_ms - parse_duration_ms(warm_up)
+    until_ms = None if until is None else judged.until_ms
+    if log is not None:
+        if not log.exists():
+            raise PolytempoError(f"there is no file {log}.")
+        opened = open_log(log, (columns or FileColumns()).mapping())
+        people.print(opened.mapping.describe(), style="dim", markup=False, soft_wrap=True)
+        with people.status("reading events …"):
+            frame = opened.frame(since_ms=from_ms, until_ms=until_ms)
+        updates = [] if items is None else _updates(items)
+    else:
+        frame, updates = _from_topic(connection or KafkaOptions(), str(topic), types, from_ms, until_ms)
+    with people.status("ordering events …"):
+        material = material_of(frame, types, updates)
+        del frame
+        targets = judged_targets(material.log, types, material.fields, judged)
+    _remark(loaded, material.log.n_dropped, len(material.log), len(targets), judged.from_ms)
+    if len(targets) == 0:
+        raise PolytempoError("there is no target in this range.", "Look at --since, --until and the filters.")
+    conditions = Conditions(
+        k=k,
+        period_ms=parse_duration_ms(period),
+        delay_ms=parse_duration_ms(delay),
+        batch_size=batch,
+        every_event=every_event,
+        seen=seen,
+    )
+    tasks = tasks_of(folders, baselines=baselines, n_processes=processes, n_workers=own_statistics)
+    with tempfile.TemporaryDirectory(prefix="polytempo-backtest-") as scratch, _interruptible() as stopped:
+        testing = Backtest(material, targets, conditions, work or Path(scratch), keep=work is not None)
+        with _bar("replaying") as show:
+            outcomes = testing.go(tasks, n_processes=processes, on_progress=show, stopped=stopped)
+    if outcomes is None:
+        hint = "With --work FOLDER it could go on later." if work is None else "The same command goes on from here."
+        people.print(f"stopped. {hint}")
+        return _INTERRUPTED
+    with people.status("summing up …"):
+        analysis = analyse(material, targets, judged, outcomes)
+    if report is not None:
+        from training.backtest.report import write_report
+
+        write_report(analysis, report, title=_title(folders, log, topic))
+        people.print(f"report: {report}")
+    if json:
+        print_json(analysis.as_json())
+    else:
+        results.print(_table(analysis))
+        _print_differences(analysis)
+    return 0
+
+
+def _types_of(bundles: Sequence[Bundle]) -> EventTypes:
+    """The event types that all bundles count."""
+    if not bundles:
+        return EventTypes()
+    types = bundles[0].features.types
+    for other in bundles[1:]:
+        if other.features.types != types:
+            raise PolytempoError(
+                f"{bundles[0].reference} and {other.reference} count other event types.",
+                "So they have other targets; test them one by one.",
+            )
+    return types
+
+
+def _field_value(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise PolytempoError(f"{text!r} is no FIELD=VALUE.", "Such as: --where device=phone")
+    return name, value
+
+
+def _updates(file: Path) -> list[ItemUpdate]:
+    from training.log import item_updates
+
+    return item_updates(read_items(file))
+
+
+def _from_topic(
+    options: KafkaOptions, topic: str, types: EventTypes, since_ms: int | None, until_ms: int | None
+) -> tuple[pl.DataFrame, list[ItemUpdate]]:
+    from stream.kafka.topics import TopicNames
+    from stream.replay.events import read_events, read_item_updates
+    from stream.replay.topics import TopicReader
+
+    name = options.prefix + topic
+    with TopicReader(options.settings()) as reader, _bar(f"reading {name}") as show:
+        found = read_events(
+            reader, name, known_types=types.codes(), since_ms=since_ms, until_ms=until_ms, on_progress=show
+        )
+        updates = read_item_updates(reader, TopicNames(options.prefix).items)
+    where = ", ".join(f"{number}: {first}-{end}" for number, (first, end) in found.ranges.items())
+    people.print(
+        f"{len(found.table):,} events, {found.n_refused:,} refused, from {name} (partition: offsets {where})",
+        style="dim",
+        markup=False,
+        soft_wrap=True,
+    )
+    return found.table, updates
+
+
+def _remark(bundles: Sequence[Bundle], n_dropped: int, n_events: int, n_targets: int, from_ms: int) -> None:
+    people.print(f"{n_events:,} events, {n_targets:,} targets")
+    if n_dropped > 0:
+        people.print(f"{n_dropped:,} rows are no events that a worker would take")
+    for each in bundles:
+        if each.manifest.training.to_ms > from_ms:
+            people.print(
+                f"{each.reference} was trained on events up to {each.manifest.training.to_ms} ms: what it is judged "
+                "on before that, it may know already. --since sets the beginning.",
+                style="yellow",
+                soft_wrap=True,
+            )
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C say that the next good moment is the last; a second one ends at once."""
+    asked: list[bool] = []
+
+    def ask(number: int, frame: Any) -> None:
+        del number, frame
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: len(asked) > 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    bar: Progress
+    with progress(unit="events", transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def show(n_done: int, n_all: int) -> None:
+            speed = bar.tasks[0].speed
+            described = title if speed is None else f"{title} {speed:,.0f}/s"
+            bar.update(task, completed=n_done, total=n_all, description=described)
+
+        yield show
+
+
+def _title(folders: Sequence[Path], log: Path | None, topic: str | None) -> str:
+    names = ", ".join(folder.name for folder in folders) or "baselines"
+    return f"{names} on {topic if log is None else log.name}"
+
+
+def _table(analysis: Analysis) -> Table:
+    from training.backtest.run import BASELINES
+
+    k = analysis.k
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for heading in (f"HR@{k}", "95 %", f"NDCG@{k}", f"MRR@{k}", "coverage", "events/s"):
+        table.add_column(heading, justify="right")
+    for outcome in sorted(analysis.outcomes, key=lambda each: each.place.astype(bool).mean()):
+        figures, of = outcome.metrics(), analysis.overall[outcome.name]
+        table.add_row(
+            BASELINES.get(outcome.name, outcome.name),
+            f"{figures[f'hr_at_{k}']:.4f}",
+            f"{of['hr'].low:.3f}-{of['hr'].high:.3f}",
+            f"{figures[f'ndcg_at_{k}']:.4f}",
+            f"{figures[f'mrr_at_{k}']:.4f}",
+            f"{analysis.breadth[outcome.name].coverage:.1%}",
+            f"{figures['events_per_s']:,.0f}",
+        )
+    return table
+
+
+def _print_differences(analysis: Analysis) -> None:
+    from training.backtest.run import BASELINES
+
+    for each in analysis.differences:
+        hr = each.by_metric["hr"]
+        results.print(
+            f"{each.two} - {BASELINES.get(each.one, each.one)}: HR {hr.mean:+.4f} "
+            f"(95 % {hr.low:+.4f} to {hr.high:+.4f}, p {'<' if hr.p <= 0.001 else '='} {hr.p:.3f})"
+        )
