@@ -74,7 +74,7 @@ async def one_round(
 ) -> tuple[Account, dict[str, Any]]:
     """One round on topics of its own; the moments of trouble are drawn from `seed`. The verdict, and remarks.
 
-    Events come until all trouble is over: at least `n_events` of them, and at most twice as many.
+    Events come until all trouble is over: at least `n_events` of them, and at most four times as many.
     """
     moments = random.Random(seed)
     began_s = time.monotonic()
@@ -92,7 +92,7 @@ async def one_round(
             guest = worker("c")
             troubled = True
             numbered = enumerate(traffic(2000, seed))
-            stream = (pair for _, pair in takewhile(lambda sent: sent[0] < n_events * (1 + troubled), numbered))
+            stream = (pair for _, pair in takewhile(lambda sent: sent[0] < n_events * (4 if troubled else 1), numbered))
             feeding = asyncio.ensure_future(cluster.send(stream, rate=rate))
 
             async def kill_and_restart() -> Any:

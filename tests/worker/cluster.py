@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,8 @@ class Cluster:
                 raise TimeoutError(f"{n_left} events are still not committed")
             await asyncio.sleep(0.2)
 
-    async def partitions(self, topic: str, n_partitions: int = 1) -> list[list[Any]]:
-        """All records of a topic, by partition."""
+    async def each(self, topic: str, n_partitions: int = 1) -> AsyncIterator[Any]:
+        """The records of a topic as of now, those of a partition in order; for topics larger than memory."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self.broker, enable_auto_commit=False, fetch_max_wait_ms=50)
         await consumer.start()
         try:
@@ -186,13 +186,19 @@ class Cluster:
             consumer.assign(tps)
             await consumer.seek_to_beginning(*tps)
             ends = await consumer.end_offsets(tps)
-            records: list[list[Any]] = [[] for _ in tps]
             while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-                for tp, fetched in (await consumer.getmany(timeout_ms=200)).items():
-                    records[tp.partition].extend(fetched)
-            return records
+                for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                    for record in fetched:
+                        yield record
         finally:
             await consumer.stop()
+
+    async def partitions(self, topic: str, n_partitions: int = 1) -> list[list[Any]]:
+        """All records of a topic, by partition."""
+        records: list[list[Any]] = [[] for _ in range(n_partitions)]
+        async for record in self.each(topic, n_partitions):
+            records[record.partition].append(record)
+        return records
 
     async def records(self, topic: str, n_partitions: int = 1) -> list[Any]:
         """All records of a topic, partition after partition."""
