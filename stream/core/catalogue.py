@@ -83,7 +83,7 @@ class KeyIndex:
 
     def lookup(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """The number of each key, in the shape of `keys`; -1 where it is not indexed or 0."""
-        flat = np.ascontiguousarray(keys).reshape(-1)
+        flat = np.array(keys, np.uint64).reshape(-1)  # a copy: read-only arrays would be compiled for once more
         numbers = np.empty(len(flat), np.int32)
         _lookup(self.table_key, self.table_number, flat, numbers)
         return numbers.reshape(keys.shape)

@@ -21,7 +21,7 @@ from stream.core.catalogue import KeyIndex
 from stream.core.events import EventBatch, EventTypes, item_keys
 from stream.core.fold import APPLIED, Folded
 from stream.core.scales import DAY_MS, WindowSpec
-from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, window_counts
+from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, compiled_form, window_counts
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, SegmentField, StatisticsSpec
 
 __all__ = [
@@ -342,6 +342,7 @@ def _candidates(
     features = np.empty((n_rows, n, kernel.n_features), np.float32)
     out_weight = np.empty(n_rows, np.float32)
     catalogue = view.catalogue
+    after = compiled_form(after)
     assemble(
         as_of_ms,
         codes,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from stream.core.activity import N_PREVIOUS
 from stream.core.events import FORGET, REQUEST, EventBatch
-from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, blank_states
+from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, blank_states, compiled_form
 
 __all__ = ["APPLIED", "DUPLICATE", "ERASED", "REPLAYED", "REQUESTED", "Folded", "fold", "source_key"]
 
@@ -90,10 +90,10 @@ def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, wei
     ordinary = batch.kind[(batch.kind != REQUEST) & (batch.kind != FORGET)]
     if ordinary.max(initial=0) >= spec.n_kinds:  # the windows have no counter for it
         raise ValueError(f"the event type {ordinary.max()} is not one of the {spec.n_kinds} that records count")
-    new = states.copy()
+    new = compiled_form(states.copy())
     after = np.empty(n_events, spec.dtype)
     folded = Folded(
-        states=new,
+        states=new[:n_users],
         after=after,
         outcome=np.zeros(n_events, np.uint8),
         changed=np.zeros(n_users, np.bool_),

@@ -22,7 +22,7 @@ from stream.core.candidates import (
     unmark_blocked,
 )
 from stream.core.features import FeatureSpec
-from stream.core.state import States
+from stream.core.state import States, compiled_form
 from stream.core.statistics import ItemStatistics
 
 __all__ = ["FILLED", "Ranked", "rank", "reasons_of", "sources_of"]
@@ -79,6 +79,7 @@ def rank(
     kernel = spec._kernel
     fill = int(kernel.list_channel[0]) if len(kernel.list_channel) > 0 else 0
     column = spec.statistics.first_column[fill]
+    after = compiled_form(after)
     _rank(
         items,
         scores,

@@ -25,6 +25,7 @@ __all__ = [
     "StateSpec",
     "States",
     "blank_states",
+    "compiled_form",
     "decode_states",
     "encode_state",
     "window_counts",
@@ -165,6 +166,15 @@ def blank_states(spec: StateSpec, n: int) -> States:
     blank["source_offset"] = -1
     blank["head"] = NEVER_MS
     return np.repeat(blank, n)
+
+
+def compiled_form(states: States) -> States:
+    """The same records, for compiled code that reads their fields: a copy with a row more if there is only one.
+
+    NumPy calls the fields of a single record contiguous, those of several not; for each layout the compiler would make
+    code of its own, which takes seconds in the middle of a stream.
+    """
+    return np.concatenate([states, states]) if len(states) == 1 else states
 
 
 def encode_state(states: States, row: int) -> bytes:
