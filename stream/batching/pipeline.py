@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,6 +189,15 @@ class _Progress:
     n_pending: int = 1
 
 
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """What is left of a batch that waits for its turn; `first` is the next offset to be covered."""
+
+    progress: _Progress
+    records: Sequence[ConsumerRecord]
+    first: int
+
+
 class _Partition:
     """Applies the batches of one partition in one generation, one after the other."""
 
@@ -197,6 +207,7 @@ class _Partition:
         self.ledger = ledger
         self.inbox: asyncio.Queue[EventT[Any] | None] = asyncio.Queue()
         self._tail: asyncio.Task[None] | None = None
+        self._waiting: deque[_Waiting] = deque()
 
     async def run(self) -> None:
         run, ledger = self._run, self.ledger
@@ -205,15 +216,15 @@ class _Partition:
         prepared = prepare is None
         try:
             while (event := await self.inbox.get()) is not None:
-                progress = _Progress(event)
+                self._waiting.append(_Waiting(_Progress(event), event.value.records, event.value.first))
                 try:
                     if prepare is not None and not prepared:
                         prepared = await self._prepare(prepare, event.value.first)
                     if prepared:
-                        await self._apply(progress, event.value)
+                        await self._apply()
                 finally:
-                    await self._left(progress)
-                    run.consumer.on_applied(ledger)
+                    while self._waiting:
+                        await self._taken(self._waiting.popleft())
             while not self.inbox.empty():  # given back: the next owner starts at the commit
                 if (event := self.inbox.get_nowait()) is not None:
                     await self._left(_Progress(event))
@@ -236,21 +247,19 @@ class _Partition:
                 raise
         return not self.ledger.closed
 
-    async def _apply(self, progress: _Progress, message: BatchMessage) -> None:
+    async def _apply(self) -> None:
+        """Apply what waits, and what comes meanwhile, in slices as large as the load makes them."""
         run, ledger, partition = self._run, self.ledger, self._tp.partition
-        records, first, n = message.records, message.first, run.max_events
 
         def load(keys: Sequence[bytes]) -> list[bytes | None]:
             return run.table.load(partition, keys)
 
-        for start in range(0, len(records), n):
+        while self._waiting:
             await run.slots.acquire()
             if ledger.closed or run.failed:
                 run.slots.release()
                 return
-            chunk = records if len(records) <= n else records[start : start + n]
-            batch = RecordBatch(self._tp, first, chunk[-1].offset, chunk, ledger.generation)
-            first = batch.last + 1
+            batch, progresses, left = self._slice()
             began_ns = time.perf_counter_ns()
             try:
                 applied = run.step(batch, load)
@@ -260,16 +269,56 @@ class _Partition:
                 sends = [await produce(run.app, send.topic, send.partition, send.pairs) for send in applied.sends]
             except BaseException:
                 run.slots.release()
+                for waiting in left:
+                    await self._taken(waiting)
                 raise
-            progress.n_pending += 1
+            for progress in progresses:
+                progress.n_pending += 1
             self._tail = run.spawn(
-                self._deliver(progress, batch, applied, sends, number, span, self._tail, began_ns, stepped_ns)
+                self._deliver(progresses, batch, applied, sends, number, span, self._tail, began_ns, stepped_ns)
             )
+            for waiting in left:
+                await self._taken(waiting)
             await asyncio.sleep(0)  # other partitions' slices, and the deliveries, are due in between
+
+    def _slice(self) -> tuple[RecordBatch, list[_Progress], list[_Waiting]]:
+        """The next slice, the batches that have a part in it, and those of them of which nothing is left.
+
+        What came while the slice waited for its turn goes along: one slice costs little more than another, so the
+        longer the queue, the larger the slices.
+        """
+        max_events, inbox, waiting = self._run.max_events, self.inbox, self._waiting
+        n_waiting = sum(len(each.records) for each in waiting)
+        while n_waiting < max_events and not inbox.empty():
+            event = inbox.get_nowait()
+            if event is None:  # given back: `run` is to see that
+                inbox.put_nowait(None)
+                break
+            waiting.append(_Waiting(_Progress(event), event.value.records, event.value.first))
+            n_waiting += len(event.value.records)
+        first, records = waiting[0].first, list[ConsumerRecord]()
+        progresses, left = list[_Progress](), list[_Waiting]()
+        while waiting and len(records) < max_events:
+            each, room = waiting[0], max_events - len(records)
+            progresses.append(each.progress)
+            if len(each.records) <= room:
+                records.extend(each.records)
+                left.append(waiting.popleft())
+            else:
+                records.extend(each.records[:room])
+                each.records = each.records[room:]
+                each.first = records[-1].offset + 1
+        batch = RecordBatch(self._tp, first, records[-1].offset, records, self.ledger.generation)
+        return batch, progresses, left
+
+    async def _taken(self, waiting: _Waiting) -> None:
+        """Nothing of a batch waits any more: there is room for another."""
+        await self._left(waiting.progress)
+        self._run.consumer.on_applied(self.ledger)
 
     async def _deliver(
         self,
-        progress: _Progress,
+        progresses: Sequence[_Progress],
         batch: RecordBatch,
         applied: Applied,
         sends: list[list[Delivery]],
@@ -305,7 +354,8 @@ class _Partition:
             await run.fail(exc)
         finally:
             run.slots.release()
-            await self._left(progress)
+            for progress in progresses:
+                await self._left(progress)
 
     async def _left(self, progress: _Progress) -> None:
         progress.n_pending -= 1
