@@ -57,7 +57,7 @@ def worker(
         n: Items of a recommendation. Left out: what the bundle says.
         seen: What of the user's past is not recommended again. Left out: what the bundle says.
         refresh: How old the view of the item statistics may become.
-        batch: Events that are scored together at most. Batches form by load, never by waiting.
+        batch: Events that are scored together at most, up to 512. Batches form by load, never by waiting.
         watch_bundle: How often to look for a new bundle; 0s for never.
         session: After so long without a sign of life the others take over what a worker that died has left. Clusters
             allow no less than 6s unless told otherwise.
@@ -70,8 +70,6 @@ def worker(
     connection = KafkaOptions() if connection is None else connection
     if store == "rocksdb" and data is None:
         raise PolytempoError("--store rocksdb keeps states in a folder.", "Name it with --data.")
-    if batch < 1:
-        raise PolytempoError(f"a batch of {batch} events is none.", "Ask for 1 at least.")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = WorkerConfig(
         bundle=bundle,

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import faust
 from aiokafka.errors import KafkaError
@@ -45,10 +45,12 @@ from stream.wire.limits import Limits
 from stream.worker.follower import Follower, Refresh
 from stream.worker.processor import Counters, Processor, letter_key
 
-__all__ = ["StageTimes", "Worker", "WorkerConfig"]
+__all__ = ["MAX_BATCH", "StageTimes", "Worker", "WorkerConfig"]
 
 logger = logging.getLogger(__name__)
 
+MAX_BATCH: Final = 512
+"""Events of one step at most: with the longest ids that are accepted, their activity still fits into one record."""
 _SNAPSHOT_S = 600.0
 _REPORT_S = 1.0
 
@@ -61,7 +63,7 @@ class WorkerConfig:
         bundle: a bundle folder, or a channel file that names one.
         data: folder for what makes the next start quicker; None keeps nothing.
         store: where states are kept: "memory://" or "rocksdb://".
-        max_events: events that one step handles at most; batches form by load, never by waiting.
+        max_events: events that one step handles, at most MAX_BATCH; batches form by load, never by waiting.
         refresh: when the view of item statistics moves on.
         watch_s: how often the bundle is looked at for a new version; 0 for never.
         session_s: after so long without a sign of life the others take over a worker's partitions. Clusters allow 6 s
@@ -82,6 +84,10 @@ class WorkerConfig:
     fetch: FetchSettings = field(default_factory=FetchSettings)
     n_items: int | None = None
     seen: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_events <= MAX_BATCH:
+            raise PolytempoError(f"a batch of {self.max_events} events is not possible.", f"Ask for 1 to {MAX_BATCH}.")
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity
 from stream.wire.encode import rec_id
 from stream.wire.reasons import Record
+from stream.worker.app import MAX_BATCH
 from stream.worker.processor import Counters, Output, Processor
 from tests.wire.malformed import KINDS, REASON_OF, make
 from tests.wire.records import FakeRecord
@@ -363,6 +364,16 @@ def test_a_batch_of_nothing_but_malformed_records_leads_to_dead_letters_alone() 
     output = desk.answer(records)
     assert len(output.dead_letters) == len(KINDS) >= 20
     assert (output.recommendations, output.activity, output.writes) == ([], None, {})
+
+
+def test_the_largest_batch_of_the_longest_ids_fits_into_one_activity_message() -> None:
+    """Kafka takes records of at most 1 MiB; beyond it a worker would end at the same batch again and again."""
+    desk = Desk()
+    ids = [chr(0x1F300 + number % 200) * 250 + f"{number:06}" for number in range(MAX_BATCH)]
+    output = desk.answer([record(n, event(f"user-{n}", item_id, n)) for n, item_id in enumerate(ids)])
+    assert output.dead_letters == []
+    assert output.activity is not None
+    assert len(output.activity) < 0.9 * 2**20
 
 
 # -- items -------------------------------------------------------------------------------------------------------------
