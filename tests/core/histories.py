@@ -184,9 +184,13 @@ _EDGES = sorted(
 )
 """On, right before and right after the ends of buckets, windows and sessions."""
 
-times = st.one_of(st.sampled_from(_EDGES), st.integers(0, 2 * HOUR_MS), st.integers(0, 4 * DAY_MS)).map(
-    lambda after_ms: T0_MS + after_ms
+_after_ms = st.one_of(
+    st.sampled_from(_EDGES),
+    st.integers(0, 12).map(lambda n: n * MINUTE_MS),
+    st.integers(0, 2 * HOUR_MS),
+    st.integers(0, 4 * DAY_MS),
 )
+times = _after_ms.map(lambda after_ms: T0_MS + after_ms)
 values = st.one_of(st.just(math.nan), st.integers(-20, 20).map(lambda n: n / 4))  # exact in float32, so are their sums
 
 

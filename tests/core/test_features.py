@@ -24,10 +24,10 @@ from stream.core.features import (
     menu,
 )
 from stream.core.fold import Folded, fold, source_key
-from stream.core.scales import DAY_MS
+from stream.core.scales import DAY_MS, HOUR_MS
 from stream.core.state import StateSpec, blank_states
 from stream.core.statistics import ItemStatistics
-from tests.core.activities import SPEC
+from tests.core.activities import SPEC, Entry
 from tests.core.histories import SOURCE, T0_MS, WEIGHTS, Happening, Past, batch_of
 from tests.core.worlds import FEATURES, POOL, Naive, World, worlds
 
@@ -75,13 +75,15 @@ def test_candidates_are_what_the_rule_says_with_all_their_sources(world: World) 
     assert not features.sources[0, n_found:].any()
 
 
-@given(worlds(), st.integers(1, 6))
-def test_of_too_many_candidates_lists_come_first_and_then_the_strongest(world: World, n: int) -> None:
+@pytest.mark.parametrize("listed", [True, False])
+@given(world=worlds(), n=st.integers(1, 6))
+def test_of_too_many_candidates_lists_come_first_and_then_the_strongest(world: World, n: int, listed: bool) -> None:
     """
     n = 4     lists: p3 p7   own: p1   |   co-visited: p9 .31  p2 .22  p5 .22
               p3     p7      p1            p9
     """
-    spec = replace(FEATURES, candidates=replace(FEATURES.candidates, n=n))
+    sources = {} if listed else {"lists": (), "n_newest": 0, "own": False}
+    spec = replace(FEATURES, candidates=replace(FEATURES.candidates, n=n, **sources))
     view = world.view()
     features, _, as_of_ms = featurized(world, view, spec)
     got = [view.catalogue.ids[number] for number in features.inputs["candidates"][0] if number >= 0]
@@ -229,6 +231,19 @@ def test_only_what_is_wanted_is_given_and_it_is_the_same(world: World) -> None:
         assert set(some.inputs) == set(wanted) - {"state"}
         for name, array in some.inputs.items():
             assert array.tobytes() == full.inputs[name].tobytes()
+
+
+def test_what_follows_an_earlier_session_weighs_a_quarter() -> None:
+    """
+    p0 ------ hours ------ p1        p0 led to p2 nine times, p1 to p3 once: p3 is the one candidate of two
+    """
+    counted = [Entry("p2", 1.0, T0_MS, True, ("p0",))] * 9 + [Entry("p3", 1.0, T0_MS, True, ("p1",))]
+    log = [Happening("a", "p0", 0, T0_MS), Happening("a", "p1", 0, T0_MS + 2 * HOUR_MS)]
+    one = replace(FEATURES.candidates, n=1, lists=(), n_newest=0, own=False)
+    world = World(counted, [], log, 0, "none", (), None)
+    view = world.view()
+    features, _, _ = featurized(world, view, replace(FEATURES, candidates=one))
+    assert [view.catalogue.ids[number] for number in features.inputs["candidates"][0]] == ["p3"]
 
 
 def test_an_unknown_world_has_no_candidates() -> None:

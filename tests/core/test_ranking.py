@@ -16,7 +16,7 @@ from stream.core.fold import fold, source_key
 from stream.core.ranking import FILLED, Ranked, rank, reasons_of, sources_of
 from stream.core.state import blank_states
 from tests.core.activities import Entry
-from tests.core.histories import SOURCE, WEIGHTS, Happening, Past, batch_of
+from tests.core.histories import SOURCE, T0_MS, WEIGHTS, Happening, Past, batch_of
 from tests.core.worlds import FEATURES, POOL, Naive, World, worlds
 
 scores = st.one_of(st.sampled_from((0.0, 0.5, -1.0, math.nan, -math.inf)), st.floats(-4, 4, width=32))
@@ -31,7 +31,8 @@ class Said:
     n: int
 
 
-said = st.lists(st.tuples(st.one_of(st.integers(-1, len(POOL) - 1), st.just(5_000_000)), scores), max_size=20).flatmap(
+_pairs = st.tuples(st.one_of(st.integers(-1, len(POOL) - 1), st.just(5_000_000)), scores)
+said = st.one_of(st.lists(_pairs, max_size=5), st.lists(_pairs, min_size=10, max_size=25)).flatmap(
     lambda pairs: st.builds(Said, st.just([i for i, _ in pairs]), st.just([s for _, s in pairs]), st.integers(0, 15))
 )
 
@@ -92,6 +93,13 @@ def test_ranking_is_sorting_what_is_allowed(world: World, model: Said) -> None:
             assert (ids[model.items[taken]], float(np.float32(model.scores[taken]))) == (item, score)
         else:
             assert got.sources[0, place] == FILLED
+
+
+@given(st.permutations(range(len(POOL))), st.integers(1, len(POOL)))
+def test_equal_scores_are_ordered_by_key_not_by_number_or_place(order: list[int], n: int) -> None:
+    world = World([Entry("p0", -1.0, 1_700_000_000_000)], [], [Happening("a", "q", 0, T0_MS)], 0, "none", (), None)
+    got, slow = ranked(world, Said(order, [1.0] * len(order), n))
+    assert slow.named(got.items[0]) == sorted(POOL, key=item_key)[:n]
 
 
 def test_each_row_gets_as_many_as_it_asks_for() -> None:

@@ -46,6 +46,24 @@ def test_an_event_counts_from_its_own_bucket_until_its_bucket_leaves(scale: int)
     assert counted(T0_MS - 1) == 0, "the event lies in the future of this read"
 
 
+@pytest.mark.parametrize("scale", range(len(DEFAULT_SCALES)))
+@pytest.mark.parametrize("step", [1, 2, 5, 6, 7])
+def test_turning_the_ring_of_buckets_leaves_nothing_of_the_turn_before(scale: int, step: int) -> None:
+    """
+    an event in every bucket, or every second, …      |x|x|x|x|x|x|x|x|x|
+                                                             [ window  ]
+    """
+    spec, window = StateSpec(), DEFAULT_SCALES[scale]
+    store, past = Store(spec), Past(spec)
+    for n in range(20):
+        event = Happening("a", "x", 0, T0_MS + n * step * window.bucket_ms, 1.0)
+        store.fold(batch_of([event], n))
+        past.applied.append(event)
+        states, at = store.load(["a"]), np.array([event.ts_ms])
+        np.testing.assert_array_equal(window_counts(spec, states, at)[0], past.counts(event.ts_ms))
+        np.testing.assert_array_equal(window_sums(spec, states, at)[0], past.sums(event.ts_ms))
+
+
 @given(logs(controls=False, names=False, max_size=40), st.integers(0, 3 * DAY_MS))
 def test_windows_equal_a_recount_of_the_raw_events_on_every_prefix(log: list[Happening], later_ms: int) -> None:
     """

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.catalogue import ItemUpdate
-from stream.core.events import item_key, segment_keys
+from stream.core.events import item_key, item_keys, segment_keys
 from stream.core.scales import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.core.statistics import (
     N_LISTED,
@@ -166,35 +166,34 @@ def test_a_neighbour_that_no_channel_counts_takes_no_slot(of: Any, log: list[Ent
     assert_says(view, log)
 
 
-MANY = tuple(f"n{n}" for n in range(9))
+MANY = tuple(f"n{n}" for n in range(6))
 
 
-@given(st.lists(an_entry(MANY), min_size=1, max_size=60))
+@given(st.lists(an_entry(MANY), min_size=12, max_size=60))
 def test_a_full_row_gives_up_its_weakest_neighbour_and_no_other(entries: list[Entry]) -> None:
     """
-    slots   a 2.0   b 0.3   c 1.1      d comes      a 2.0   d 1.0   c 1.1
+    slots   a 2.0   b 0.3      d comes      a 2.0   d 1.0
                     ^ weakest as of d's time
     """
-    spec = replace(SPEC, n_slots=3, co_visitation=SPEC.co_visitation[:3])
+    spec = replace(SPEC, n_slots=2, co_visitation=SPEC.co_visitation[:3])
     view = ItemStatistics(spec)
     view.know(MANY)
     for offset, entry in enumerate(entries):
-        at_ms = max([NOW_MS - DAY_MS, *[e.ts_ms for e in entries]])
-        before = {item: row_of(view, item, at_ms) for item in entry.previous}
-        rows_ms = {item: int(view.row_ms[view.catalogue.number(item)]) for item in entry.previous}
+        before = {}
+        for item in entry.previous:
+            # Strengths as the row weighs them: at the later of its own time and the event's.
+            row_ms = int(view.row_ms[view.catalogue.index.lookup(item_keys([item]))[0]])
+            before[item] = row_of(view, item, max(row_ms, entry.ts_ms))
         view.apply(activity([entry], offset))
         for item in entry.previous:
-            after = row_of(view, item, at_ms)
-            assert len(after) <= 3
+            after = row_of(view, item, NOW_MS)
+            assert len(after) <= 2
             gone = set(before[item]) - set(after)
-            if entry.weight <= 0 or entry.item in before[item] or len(before[item]) < 3:
+            if entry.weight <= 0 or entry.item in before[item] or len(before[item]) < 2:
                 assert not gone
                 continue
             (victim,) = gone
-            # Strengths as the row weighs them: at the later of its own time and the event's.
-            row_ms = max(rows_ms[item], entry.ts_ms)
-            scale = 2.0 ** ((at_ms - row_ms) / view.pair_half_life_ms)
-            strength = {name: float((weights * scale).sum()) for name, weights in before[item].items()}
+            strength = {name: float(weights.sum()) for name, weights in before[item].items()}
             assert strength[victim] <= min(strength.values()) * (1 + 1e-5) + 1e-12
     for item in MANY:
         total = np.sum(
@@ -218,6 +217,18 @@ def test_lists_hold_the_available_items_by_weight_then_key(entries: list[Entry],
         got = [view.catalogue.ids[number] for number in view.listed[p] if number >= 0]
         assert got == expected
         assert (view.listed[p][len(got) :] == -1).all()
+
+
+@pytest.mark.parametrize("weakest", range(4))
+def test_whichever_neighbour_is_weakest_makes_room(weakest: int) -> None:
+    """
+    weights   3  1  3  3      a fifth neighbour takes the place of the 1
+    """
+    view = ItemStatistics(replace(SPEC, n_slots=4))
+    view.know(MANY)
+    log = [Entry(MANY[n], 1.0 if n == 1 + weakest else 3.0, T0_MS, True, (MANY[0],)) for n in range(1, 5)]
+    view.apply(activity([*log, Entry(MANY[5], 1.0, T0_MS + MINUTE_MS, True, (MANY[0],))]))
+    assert set(row_of(view, MANY[0], NOW_MS)) == set(MANY[1:]) - {MANY[1 + weakest]}
 
 
 def test_long_lists_are_cut_and_ties_go_by_key() -> None:
