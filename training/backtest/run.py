@@ -312,8 +312,8 @@ class Run:
         self._n_scored += len(rows)
         number = self._number[rows]
         mine = np.flatnonzero(number >= 0)
-        if len(mine) == 0:
-            return
+        if len(mine) == 0 or len(self._replay.view.catalogue) == 0:
+            return  # before anything is known, the lists stay empty
         number = number[mine]
         wanted = self._log.item[self._targets.row[number]]
         if self._baselines is not None:
