@@ -159,13 +159,17 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="polytempo-") as scratch:
             app = self._app = self._make_app(Path(scratch))
             self._spawn(self._follow_on())
-            self._spawn(self._report_items())
             if self.config.watch_s > 0:
                 self._spawn(self._watch_bundle())
             if self.config.data is not None:
                 self._spawn(self._save_regularly())
+
+            def on_ready() -> None:
+                self._spawn(self._report_items())  # it asks the consumer what is assigned, which only now can answer
+                ready()
+
             try:
-                await serve(app, ready=ready, stop=stop)
+                await serve(app, ready=on_ready, stop=stop)
             finally:
                 for task in list(self._background):
                     task.cancel()
