@@ -339,7 +339,11 @@ def batches(
 
 
 def histories(batch: SequenceBatch, at: Tensor, n_history: int) -> HistoryBatch:
-    """What the worker would give a history model right after event `at` (B,) of each piece."""
+    """What the worker would give a history model right after event `at` (B,) of each piece.
+
+    But for one thing: a user's record puts events of the same millisecond in the order of their item keys, so that
+    the order of arrival decides nothing. Here they stay as the log has them.
+    """
     place = at.unsqueeze(1) - torch.arange(n_history - 1, -1, -1, device=at.device)  # (B, L)
     there = place >= 0
     place = place.clamp(min=0)

@@ -65,11 +65,14 @@ def build(name: str, seed: int = 0) -> Any:
     return model.eval()
 
 
-def made_up(n_users: int = 3, n_events: int = N_HISTORY, seed: int = 0, *, unknown: float = 0.15) -> UserSequences:
+def made_up(
+    n_users: int = 3, n_events: int = N_HISTORY, seed: int = 0, *, unknown: float = 0.15, ties: bool = True
+) -> UserSequences:
     """Users with events seconds to weeks apart; some of unknown items, some of the same second."""
     rng = np.random.default_rng(seed)
     n = n_users * n_events
     gap_ms = (rng.lognormal(9.0, 3.0, (n_users, n_events)) * (rng.random((n_users, n_events)) < 0.8)).astype(np.int64)
+    gap_ms += 0 if ties else 1
     kind = rng.integers(0, 8, n)
     return UserSequences(
         user_ids=[f"user-{number}" for number in range(n_users)],

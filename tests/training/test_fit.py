@@ -99,7 +99,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     torch.save({"config": print}, path)
-    with pytest.raises(Exception, match="(?i)weights.only"):
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
         train(CONFIG, checkpoint=Checkpoint(path))
 
 

@@ -101,7 +101,7 @@ class LstmSeq2Seq(nn.Module):
         self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """-> queries (B, H, d) of the next event and each horizon, alpha (B, H), state (B, n_state)."""
-        kept = state.reshape(len(state), WIDTH + 1, -1)  # hidden, cell, then inputs, oldest first
+        kept = state.reshape(-1, WIDTH + 1, self.config.d)  # hidden, cell, then inputs, oldest first
         x = self.events(item, kind, gap_s, value)
         inputs = torch.cat([kept[:, 2:], self.norm(x).unsqueeze(1)], dim=1)  # (B, WIDTH, d)
         gates = self._gates((inputs * self.taps).sum(dim=1), kept[:, 0])
@@ -166,7 +166,8 @@ class LstmSeq2Seq(nn.Module):
 
     def _decode(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """x, hidden, cell (..., d) -> queries (..., H, d), alpha (..., H)."""
-        gates = (hidden.unsqueeze(-2).unsqueeze(-2) @ self.decoders).squeeze(-2) + self.horizons  # (..., H, 4d)
+        started = torch.stack([hidden @ decoder for decoder in self.decoders.unbind(0)], dim=-2)
+        gates = started + self.horizons  # (..., H, 4d)
         _, decoded = _lstm(gates, cell.unsqueeze(-2))
         y = x.unsqueeze(-2) + decoded
         signal, gate = self.wide(self.norm_wide(y)).chunk(2, dim=-1)

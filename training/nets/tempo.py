@@ -112,7 +112,7 @@ class Tempo(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """-> queries (B, G, d), alpha (B, G), state (B, n_state)."""
         x = self.events(item, kind, gap_s, value)
-        kept = state.reshape(len(state), self.config.n_layers, WIDTH, self.config.d)  # s, then inputs, oldest first
+        kept = state.reshape(-1, self.config.n_layers, WIDTH, self.config.d)  # s, then inputs, oldest first
         written = []
         scales = x.unsqueeze(-2)
         for at, cell in enumerate(cast("list[Cell]", self.cells)):
@@ -203,8 +203,13 @@ class Cell(nn.Module):
 
     def _out(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y (..., d) -> (..., groups, d): residual and SwiGLU of each group."""
-        y = y.reshape(*y.shape[:-1], self.n_groups, 1, -1)  # (..., G, 1, d / G)
-        r = x.unsqueeze(-2) + (y @ self.out).squeeze(-2)
-        signal, gate = (self.norm_wide(r).unsqueeze(-2) @ self.wide).chunk(2, dim=-1)
-        wide: Tensor = r + ((signal * functional.silu(gate)) @ self.narrow).squeeze(-2)
+        y = y.reshape(*y.shape[:-1], self.n_groups, -1)
+        r = x.unsqueeze(-2) + _by_group(y, self.out)
+        signal, gate = _by_group(self.norm_wide(r), self.wide).chunk(2, dim=-1)
+        wide: Tensor = r + _by_group(signal * functional.silu(gate), self.narrow)
         return wide
+
+
+def _by_group(x: Tensor, weight: Tensor) -> Tensor:
+    """Each group's own product: x (..., G, i), weight (G, i, j) -> (..., G, j)."""
+    return torch.stack([part @ weight[at] for at, part in enumerate(x.unbind(-2))], dim=-2)
