@@ -137,14 +137,19 @@ def evaluate(
     Args:
         baselines: must be among the replay's watchers to learn anything.
         on_progress: called with the number of events replayed so far.
+
+    Raises:
+        ValueError: there is no target, or the replay is past the event that is scored for one, or stops before it.
     """
-    log, n_seen = replay.log, 0
+    log = replay.log
+    if len(targets) == 0 or targets.scored.min() < replay.at or targets.scored.max() >= until:
+        raise ValueError(f"the {len(targets)} targets are not all scored between the events {replay.at} and {until}")
     target_of = targets.target_of(len(log))
     names: Sequence[str] = ("model", *(BASELINES if baselines is not None else ()))
     place = {name: np.zeros(len(targets), np.int64) for name in names}
     for batch in replay.run(until, target_of >= 0):
         if len(batch.rows) > 0:
-            here = slice(n_seen, n_seen + len(batch.rows))
+            here = np.searchsorted(targets.row, target_of[batch.rows])
             keys = log.key[log.item[target_of[batch.rows]]]
             wanted = replay.view.catalogue.index.lookup(keys)
             place["model"][here] = places(batch.stepped.ranked.items[:, :n], wanted)
@@ -154,7 +159,6 @@ def evaluate(
                 wanted = baselines.view.catalogue.index.lookup(keys)
                 for name, items in ranked.items():
                     place[name][here] = places(items, wanted)
-            n_seen += len(batch.rows)
         if on_progress is not None:
             on_progress(batch.stop)
     return Evaluation(place, n)

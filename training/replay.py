@@ -35,11 +35,7 @@ SOURCE = "log/0"
 
 
 class RecordingScorer:
-    """A scorer that keeps what it was asked to score: the vectors trained on are the ones that are scored live.
-
-    Attributes:
-        recorded: the inputs of the last batch that was scored, each (B, ...).
-    """
+    """A scorer that keeps what it was asked to score: the vectors trained on are the ones that are scored live."""
 
     n_state = 0
     space: Literal["candidates", "vocabulary"] = "candidates"
@@ -49,13 +45,23 @@ class RecordingScorer:
     ) -> None:
         offered = menu(spec)
         self.inputs: Mapping[str, TensorSpec] = {name: offered[name] for name in wanted}
-        self.recorded: dict[str, NDArray[Any]] = {}
+        self._recorded: list[dict[str, NDArray[Any]]] = []
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Keep the inputs; every candidate scores 0."""
-        self.recorded = dict(inputs)
+        self._recorded.append(dict(inputs))
         candidates = inputs["candidates"]
         return {"items": candidates, "scores": np.zeros(candidates.shape, np.float32)}
+
+    def taken(self) -> dict[str, NDArray[Any]]:
+        """The inputs since the last call, each (R, ...) in the order of the events; empty when nothing was scored.
+
+        A step may score its events in several runs.
+        """
+        runs, self._recorded = self._recorded, []
+        if len(runs) <= 1:
+            return runs[0] if runs else {}
+        return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
 
 
 class StateTable:

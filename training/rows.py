@@ -82,12 +82,13 @@ def record(
         if len(batch.rows) > 0:
             target = target_of[batch.rows]
             wanted = replay.view.catalogue.index.lookup(log.key[log.item[target]])
-            candidates = scorer.recorded["candidates"]
+            inputs = scorer.taken()
+            candidates = inputs["candidates"]
             found = (candidates == wanted[:, None]) & (wanted >= 0)[:, None]  # (B, C)
             keep = np.flatnonzero(found.any(axis=1))
             here = slice(n_rows, n_rows + len(keep))
-            features[here] = scorer.recorded["candidate_features"][keep]
-            context[here] = scorer.recorded["context_features"][keep]
+            features[here] = inputs["candidate_features"][keep]
+            context[here] = inputs["context_features"][keep]
             counts[here] = (candidates[keep] >= 0).sum(axis=1)
             labels[here] = found[keep].argmax(axis=1)
             rows[here] = target[keep]

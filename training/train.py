@@ -23,7 +23,7 @@ from stream.core.catalogue import ItemUpdate
 from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
-from stream.logs import EVENT_COLUMNS, open_log, read_items
+from stream.logs import open_log, read_items
 from training.config import Config, RankerTraining, RecurrentTraining, common_values, feature_spec, span_ms
 from training.evaluate import Baselines, Evaluation, evaluate
 from training.export import write_bundle
@@ -222,9 +222,10 @@ def _train_ranker(
     bundle = writer.draft()
     replay.exchange(Recommender(spec, bundle.scorer, policy=policy))
     report.stage("evaluating", len(log) - split)
+    # Sessions under way when training ended were scored before there was a model.
     evaluation = evaluate(
         replay,
-        material.validate,
+        material.validate.where(material.validate.scored >= split),
         until=len(log),
         baselines=baselines,
         n=policy.n,
