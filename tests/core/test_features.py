@@ -235,9 +235,9 @@ def test_only_what_is_wanted_is_given_and_it_is_the_same(world: World) -> None:
 
 def test_what_follows_an_earlier_session_weighs_a_quarter() -> None:
     """
-    p0 ------ hours ------ p1        p0 led to p2 nine times, p1 to p3 once: p3 is the one candidate of two
+    p0 ------ hours ------ p1        p0 led to p2 sixty times, p1 to p3 once: p3 is the one candidate of two
     """
-    counted = [Entry("p2", 1.0, T0_MS, True, ("p0",))] * 9 + [Entry("p3", 1.0, T0_MS, True, ("p1",))]
+    counted = [Entry("p2", 1.0, T0_MS, True, ("p0",))] * 60 + [Entry("p3", 1.0, T0_MS, True, ("p1",))]
     log = [Happening("a", "p0", 0, T0_MS), Happening("a", "p1", 0, T0_MS + 2 * HOUR_MS)]
     one = replace(FEATURES.candidates, n=1, lists=(), n_newest=0, own=False)
     world = World(counted, [], log, 0, "none", (), None)
