@@ -153,6 +153,11 @@ class Worker:
         if not await _unless(stop, self._follower.start(progress)):
             await self._follower.stop()
             return
+        try:
+            await self._look_at_history()
+        except PolytempoError:
+            await self._follower.stop()
+            raise
         processor = self._make_processor(self._bundle, self._follower)
         processor.warm_up()
         self._processor = processor
@@ -367,6 +372,18 @@ class Worker:
             raise PolytempoError(f"{names.item_activity} and {names.items} must have exactly one partition.")
         self._partitions = n_events
         self._n_letter_partitions = found[names.dead_letters] or 1
+
+    async def _look_at_history(self) -> None:
+        """Refuse an events topic that was made anew beside old states: its events would look like replays."""
+        names = self.names
+        strange = await self._follower.not_counted_here(names.events, self._partitions)
+        if strange:
+            raise PolytempoError(
+                f"{names.events} was deleted and made anew: {names.item_activity} counts events of its partition "
+                f"{strange[0]} that it never had.",
+                f"Delete {names.changelog}, {names.item_activity} and the group {names.app_id} as well, "
+                "or begin with another --prefix.",
+            )
 
     def _spawn(self, coroutine: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(coroutine)

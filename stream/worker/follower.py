@@ -145,6 +145,16 @@ class Follower:
             raise RuntimeError("the follower is not connected: start() comes first")
         return self._consumer
 
+    async def not_counted_here(self, topic: str, n_partitions: int) -> list[int]:
+        """The partitions of `topic` of which more was counted than they have ever held.
+
+        Such a topic was deleted and made anew, while what was derived from the old one was kept.
+        """
+        partitions = [TopicPartition(topic, number) for number in range(n_partitions)]
+        ends = await self._connected.end_offsets(partitions)
+        counted = self.view.counted
+        return [tp.partition for tp in partitions if counted.get(f"{topic}/{tp.partition}", 0) > ends[tp]]
+
     async def stop(self) -> None:
         """Disconnect; the view stays as it is."""
         if self._consumer is not None:

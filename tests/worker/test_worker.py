@@ -17,6 +17,7 @@ import pytest
 
 from stream.bundle.channel import activate, rollback
 from stream.cli.main import main
+from stream.errors import PolytempoError
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import Topic, TopicNames, ensure_topics, topic_layout
 from stream.wire.encode import rec_id
@@ -24,6 +25,7 @@ from stream.worker.app import Worker, WorkerConfig
 from tests.wire.malformed import KINDS, REASON_OF, make
 from tests.worker.bundles import bundle
 from tests.worker.cluster import Cluster, KeyAndValue, Running, keyed, until
+from tests.worker.test_processor import Desk, event, record
 
 
 def clicks(n_events: int, start: int = 0, n_users: int = 50) -> list[dict[str, Any]]:
@@ -67,8 +69,8 @@ async def test_every_valid_event_is_answered_once_and_every_other_is_a_dead_lett
     assert len(set(kinds)) >= 20
     good = clicks(4_000)
     mixed: list[tuple[str | None, KeyAndValue]] = []
-    for number, event in enumerate(good):
-        mixed.append((None, keyed(event)))
+    for number, click in enumerate(good):
+        mixed.append((None, keyed(click)))
         if number % 4 == 0:
             kind = kinds[number // 4]
             mixed.append((kind, make(kind, rng, now_ms)))
@@ -85,12 +87,10 @@ async def test_every_valid_event_is_answered_once_and_every_other_is_a_dead_lett
     recommendations = await cluster.recommendations()
     assert Counter(each["rec_id"] for each in recommendations) == dict.fromkeys(expected, 1)
     for each in recommendations:
-        event = expected[each["rec_id"]]
-        assert (each["user_id"], each["event_id"], each["ts_ms"]) == (
-            event["user_id"],
-            event["event_id"],
-            event["ts_ms"],
-        )
+        cause = expected[each["rec_id"]]
+        assert [each[name] for name in ("user_id", "event_id", "ts_ms")] == [
+            cause[name] for name in ("user_id", "event_id", "ts_ms")
+        ]
     reasons = {place: REASON_OF[kind].value for (kind, _), place in zip(mixed, places, strict=True) if kind}
     letters = await cluster.dead_letters()
     assert Counter((each["partition"], each["offset"]) for each in letters) == dict.fromkeys(reasons, 1)
@@ -263,6 +263,23 @@ def test_a_broker_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str
 def test_a_bundle_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Before anything is asked of Kafka."""
     assert "no bundle folder" in refused(capsys, "--bundle", str(tmp_path / "nothing"), "--kafka", "127.0.0.1:1")
+
+
+async def test_an_events_topic_that_was_made_anew_beside_old_states_is_refused(cluster: Cluster) -> None:
+    """Its offsets begin at 0 again, below what states have applied: every event would be taken for a replay."""
+    old = [record(number, event(f"user-{number}", "item-1", number)) for number in range(20)]
+    activity = (
+        Desk()
+        .processor.process(
+            old, lambda keys: [None] * len(keys), topic=cluster.names.events, partition=2, covers=(0, 19)
+        )
+        .activity
+    )
+    await cluster.send([(b"", activity)], cluster.names.item_activity)
+    ready: Callable[[], None] = lambda: pytest.fail("it must not become ready")  # noqa: E731
+    worker = Worker(WorkerConfig(bundle("ranker")), cluster.settings, cluster.names)
+    with pytest.raises(PolytempoError, match=r"made anew.* group"):
+        await worker.run(ready=ready, stop=asyncio.Event())
 
 
 async def test_a_worker_that_is_stopped_while_it_starts_ends_without_joining(cluster: Cluster) -> None:
