@@ -2,7 +2,8 @@
 
 Each candidate is scored from its own features, the context of the event, and what stands beside it in the list (the
 best and the mean of every feature). The list enters as in Deep Sets: Zaheer et al., "Deep Sets", 2017 (arXiv
-1703.06114). The loss is the listwise softmax: Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach", 2007.
+1703.06114). The loss is the listwise softmax: Cao et al., "Learning to Rank: From Pairwise Approach to Listwise
+Approach", 2007.
 
     scores = w3 · relu(W2 relu(W1 x + V1 [context, best, mean]) + V2 pool) + b      x: one candidate's features
 
@@ -21,6 +22,7 @@ __all__ = ["PADDING_SCORE", "Ranker", "RankerConfig"]
 
 PADDING_SCORE = -1e9
 """The score of padding: finite, since infinities do not survive every runtime's softmax."""
+_FAR = 1e4  # below any feature
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,11 @@ class Ranker(nn.Module):
 
     def score(self, there: Tensor, features: Tensor, context: Tensor) -> Tensor:
         """(B, C) scores; meaningless where `there` (B, C) is false."""
-        mask = there.unsqueeze(-1).to(features.dtype)  # (B, C, 1)
-        n = torch.clamp(mask.sum(1), min=1.0)  # (B, 1)
-        mean = (features * mask).sum(1) / n  # (B, F)
-        best = torch.where(there.unsqueeze(-1), features, torch.full_like(features, -30.0)).amax(1)  # (B, F)
+        mask = there.to(features.dtype)  # (B, C)
+        # (B, 1, C) @ (B, C, F) takes the mean without a copy of the features.
+        share = (mask / torch.clamp(mask.sum(1, keepdim=True), min=1.0)).unsqueeze(1)  # (B, 1, C)
+        mean = (share @ features).squeeze(1)  # (B, F)
+        best = (features + (mask.unsqueeze(-1) - 1.0) * _FAR).amax(1)  # (B, F)
         best = torch.where(there.any(1, keepdim=True), best, mean)
         listed = torch.cat([(f - self.feature_mean) / self.feature_std for f in (mean, best)], dim=-1)  # (B, 2F)
         said = self.of_context((context - self.context_mean) / self.context_std) + self.of_list(listed)  # (B, W)
@@ -110,6 +113,6 @@ class Ranker(nn.Module):
         hidden = self.dropout(hidden)
         second = self.second(hidden)  # (B, C, N)
         if self.of_pool is not None:
-            second = second + self.of_pool((hidden * mask).sum(1) / n).unsqueeze(1)
+            second = second + self.of_pool(share @ hidden)
         scores: Tensor = self.last(functional.relu(second)).squeeze(-1)
         return scores
