@@ -3,13 +3,13 @@
     python -m tests.integration.news_quality --bundle models/news-ranker --day 4
 
     days 0-3   as fast as the worker goes: states and statistics do not depend on how old a view is
-    --day      event time runs `--speedup` times faster than life, and waits whenever the worker falls behind
+    --day      an event is sent when the view that answers is at most `--lag` behind it, in event time
 
 Targets: clicks of the day that are not the first of their session and not yet in it, a 15 % sample drawn over all
-events with seed 0. What counts is the recommendation published for the user's event right before the target. A view
-that is refreshed each tenth of a second is 60 s old in event time at 600-fold speed; how old the views really were is
-reported.
-`--replay` scores the same events offline, through the training's replay, to compare.
+events with seed 0. What counts is the recommendation published for the user's event right before the target. Live, a
+view that is refreshed each second is a second old; when a day passes in minutes it would be many minutes old, which
+is why the sender waits. How old the views really were is reported. `--replay` scores the same events offline, through
+the training's replay, to compare.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ __all__ = ["Quality", "published_quality", "replayed_quality"]
 FIRST_DAY_MS = 1_506_816_000_000
 """2017-10-01, where the log begins."""
 SAMPLE = 0.15
+REFRESH = "50ms"
+_TWO_REFRESHES_S = 0.1
 FILE = "news_clicks.parquet"
 
 
@@ -63,6 +65,7 @@ class Quality:
     Attributes:
         n_targets: clicks that were to be foreseen.
         n_missing: of them, those whose event before got no recommendation; they count as misses.
+        n_repeated: recommendations beyond the first of an event.
         lag_median_s, lag_p95_s: how old the views were that these recommendations were made with.
         events_per_s: of the day itself.
         seconds: everything, worker's start included.
@@ -70,6 +73,7 @@ class Quality:
 
     n_targets: int
     n_missing: int
+    n_repeated: int
     hr10: float
     ndcg10: float
     mrr10: float
@@ -100,14 +104,20 @@ def the_day(log: Log, bundle: Bundle, day: int) -> tuple[slice, Targets]:
 class _Stream:
     """Sends the log in order, at most so far ahead of the worker, and keeps what comes back for the scored events."""
 
-    def __init__(self, cluster: Cluster, producer: AIOKafkaProducer, scored: set[int]) -> None:
+    def __init__(self, cluster: Cluster, producer: AIOKafkaProducer, scored: set[int], n_events: int) -> None:
         self._cluster = cluster
         self._producer = producer
         self._scored = scored
         self._partition: dict[str, int] = {}
         self._came_back = asyncio.Event()
+        self._back = np.zeros(n_events, np.bool_)
+        self._newest_ms: list[int] = []  # by offset of item-activity: the newest event counted up to there
+        self._unknown_offset = -1
+        self.view_ms = -1
+        """Time of the newest event in the newest view that is known to have answered."""
         self.n_sent = 0
         self.n_back = 0
+        self.n_repeated = 0
         self.kept: dict[int, _Recommended] = {}
 
     async def collect(self) -> None:
@@ -122,34 +132,65 @@ class _Stream:
         )
         await consumer.start()
         try:
-            consumer.assign([TopicPartition(names.recommendations, number) for number in range(n_partitions)])
+            activity = TopicPartition(names.item_activity, 0)
+            answers = [TopicPartition(names.recommendations, number) for number in range(n_partitions)]
+            consumer.assign([activity, *answers])
             await consumer.seek_to_beginning()
             while True:
-                for records in (await consumer.getmany(timeout_ms=100)).values():
-                    self.n_back += len(records)
+                for tp, records in (await consumer.getmany(timeout_ms=100)).items():
                     for record in records:
-                        found = read(record.value)
-                        if int(found.event_id) in self._scored:
-                            self.kept[int(found.event_id)] = found
+                        if tp == activity:
+                            self._count(int(decode_activity(record.value).ts_ms.max()))
+                        else:
+                            self._take(read(record.value))
                 self._came_back.set()
         finally:
             await consumer.stop()
 
+    def _count(self, newest_ms: int) -> None:
+        self._newest_ms.append(max(newest_ms, self._newest_ms[-1]) if self._newest_ms else newest_ms)
+        self._see(self._unknown_offset)
+
+    def _take(self, found: _Recommended) -> None:
+        row = int(found.event_id)
+        if self._back[row]:
+            self.n_repeated += 1
+            return
+        self._back[row] = True
+        self.n_back += 1
+        if row in self._scored:
+            self.kept[row] = found
+        self._see(found.activity_offset)
+
+    def _see(self, offset: int) -> None:
+        if 0 <= offset < len(self._newest_ms):
+            self.view_ms = max(self.view_ms, self._newest_ms[offset])
+        else:  # its message is still to be read
+            self._unknown_offset = max(self._unknown_offset, offset)
+
     async def send(
-        self, records: Iterator[tuple[str | None, bytes, int | None]], *, ahead: int, speedup: float = 0.0
+        self, records: Iterator[tuple[str | None, bytes, int | None]], *, ahead: int, lag_ms: int | None = None
     ) -> None:
-        """Send what `records` yield, never more than `ahead` events before what came back."""
-        began_s, first_ms = time.monotonic(), -1
+        """Send what `records` yield, never more than `ahead` events before what came back.
+
+        With `lag_ms`, also not before a view has answered that is at most so far behind in event time. When all came
+        back, the next one goes after two refreshes, so that there is an answer that tells how far the view is.
+        """
         topic = self._cluster.names.events
         for key, value, ts_ms in records:
             assert key is not None
             assert ts_ms is not None
             await self.wait(ahead)
-            if speedup > 0:
-                first_ms = ts_ms if first_ms < 0 else first_ms
-                early_s = (ts_ms - first_ms) / 1000 / speedup - (time.monotonic() - began_s)
-                if early_s > 0.002:
-                    await asyncio.sleep(early_s)
+            if lag_ms is not None:
+                deadline_s = time.monotonic() + _TWO_REFRESHES_S
+                while ts_ms > self.view_ms + lag_ms:
+                    if self.n_back < self.n_sent:
+                        await self.wait(self.n_sent - self.n_back - 1)
+                        deadline_s = time.monotonic() + _TWO_REFRESHES_S
+                    elif time.monotonic() < deadline_s:
+                        await asyncio.sleep(0.01)
+                    else:
+                        break
             partition = self._partition.get(key)
             if partition is None:
                 partition = self._partition[key] = partition_of(key.encode(), self._cluster.n_partitions)
@@ -165,13 +206,12 @@ class _Stream:
 
 
 async def published_quality(
-    cluster: Cluster, path: Path, log: EventLog, day: int, *, speedup: float, refresh: str, ahead: int, since: int = 0
+    cluster: Cluster, path: Path, log: EventLog, day: int, *, lag_s: float, ahead: int = 2_000, since: int = 0
 ) -> Quality:
     """Stream the log up to the end of a day through a worker with the bundle at `path`, and judge what it publishes.
 
     Args:
-        speedup: of event time on that day.
-        refresh: how old the worker's view may become.
+        lag_s: how far the view may be behind on that day, in seconds of event time.
         ahead: events that may be on their way on that day.
         since: first day to stream.
     """
@@ -181,33 +221,34 @@ async def published_quality(
     whole = Log.of(log.frame(), bundle.features.types)
     before = len(whole) - len(frame)
     rows, targets = the_day(whole, bundle, day)
-    worker = cluster.worker(path, "--refresh", refresh)
+    worker = cluster.worker(path, "--refresh", REFRESH)
     await worker.ready()
     numbers = pl.Series("event_id", range(before, len(whole))).cast(pl.String)  # an event's row names it
     records = encode_events(frame.with_columns(numbers).iter_slices(50_000))
     async with AIOKafkaProducer(bootstrap_servers=cluster.broker, acks="all", linger_ms=2) as producer:
-        stream = _Stream(cluster, producer, set(targets.scored.tolist()))
+        stream = _Stream(cluster, producer, set(targets.scored.tolist()), len(whole))
         collecting = asyncio.ensure_future(stream.collect())
         try:
             await stream.send(islice(records, rows.start - before), ahead=20_000)
             await stream.wait(0)
             day_began_s = time.monotonic()
-            await stream.send(islice(records, rows.stop - rows.start), ahead=ahead, speedup=speedup)
+            await stream.send(islice(records, rows.stop - rows.start), ahead=ahead, lag_ms=round(1000 * lag_s))
             await stream.wait(0)
             day_s = time.monotonic() - day_began_s
         finally:
             collecting.cancel()
     await worker.stopped()
     place, n_missing = _places(whole, targets, stream.kept)
-    lag_s = await _lags(cluster, whole, stream.kept)
+    lags_s = await _lags(cluster, whole, stream.kept)
     return Quality(
         n_targets=len(targets),
         n_missing=n_missing,
+        n_repeated=stream.n_repeated,
         hr10=round(hit_rate(place), 4),
         ndcg10=round(ndcg(place), 4),
         mrr10=round(reciprocal_rank(place), 4),
-        lag_median_s=round(float(np.median(lag_s)), 1),
-        lag_p95_s=round(float(np.quantile(lag_s, 0.95)), 1),
+        lag_median_s=round(float(np.median(lags_s)), 1),
+        lag_p95_s=round(float(np.quantile(lags_s, 0.95)), 1),
         events_per_s=round((rows.stop - rows.start) / day_s, 1),
         seconds=round(time.monotonic() - began_s, 1),
     )
@@ -262,6 +303,7 @@ def replayed_quality(path: Path, log: EventLog, day: int, since: int = 0) -> Qua
     return Quality(
         n_targets=len(targets),
         n_missing=n_missing,
+        n_repeated=0,
         hr10=round(hit_rate(place), 4),
         ndcg10=round(ndcg(place), 4),
         mrr10=round(reciprocal_rank(place), 4),
@@ -279,9 +321,7 @@ async def _run(settings: KafkaSettings, args: argparse.Namespace) -> Quality:
                 args.bundle,
                 open_log(args.data / FILE),
                 args.day,
-                speedup=args.speedup,
-                refresh=args.refresh,
-                ahead=args.ahead,
+                lag_s=args.lag,
                 since=args.since,
             )
         finally:
@@ -293,9 +333,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--day", type=int, default=4, help="counted from 0; the bundle was trained on days up to 3")
     parser.add_argument("--since", type=int, default=0, help="first day to stream; 0 for the whole history")
-    parser.add_argument("--speedup", type=float, default=600.0, help="of event time on that day; 0 for no limit")
-    parser.add_argument("--refresh", default="100ms", help="how old the worker's view may become")
-    parser.add_argument("--ahead", type=int, default=1000, help="events on their way at most, on that day")
+    parser.add_argument("--lag", type=float, default=60.0, help="seconds of event time that a view may be behind")
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder of the log")
     parser.add_argument("--kafka", help="HOST:PORT; a broker of its own unless given")
     parser.add_argument("--replay", action="store_true", help="replay the same events offline, to compare")
