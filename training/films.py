@@ -41,6 +41,7 @@ from stream.core.state import StateSpec
 from training.export import example_inputs, write_bundle
 from training.fit import FitConfig, Fitted, fit
 from training.losses import full_cross_entropy
+from training.metrics import hit_rate, ndcg
 from training.nets.lstm_seq2seq import LstmSeq2Seq, LstmSeq2SeqConfig
 from training.nets.moving_average import MovingAverage, MovingAverageConfig
 from training.nets.tempo import Tempo, TempoConfig
@@ -62,7 +63,6 @@ __all__ = ["MODELS", "Figures", "Settings", "figures", "main", "read_ratings"]
 MODELS: Final = ("moving_average", "lstm_seq2seq", "transformer", "tempo")
 BASELINES: Final = ("popularity", "co_visitation")
 Protocol = Literal["loo", "time"]
-K: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +176,7 @@ def ranks(scores: NDArray[np.float32], seen: NDArray[np.bool_], target: NDArray[
 
 def figures(rank: NDArray[np.int64]) -> tuple[float, float]:
     """HR@10 and NDCG@10 of one target each."""
-    hit = rank <= K
-    return float(hit.mean()), float(np.where(hit, 1 / np.log2(1 + rank), 0).mean())
+    return hit_rate(rank), ndcg(rank)
 
 
 def model_ranks(model: Any, task: Task, settings: Settings) -> NDArray[np.int64]:
