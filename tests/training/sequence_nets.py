@@ -19,6 +19,8 @@ from training.nets.tempo import Tempo, TempoConfig
 from training.nets.transformer import Transformer, TransformerConfig
 from training.sequences import UserSequences, pad, window_totals
 
+torch.set_num_threads(1)  # on tensors this small, threads only wait for each other
+
 N_ITEMS = 30
 N_HISTORY = 12
 FEATURES = FeatureSpec(state=StateSpec(n_ring=16), n_history=N_HISTORY)
