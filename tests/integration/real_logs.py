@@ -82,6 +82,8 @@ class Report:
         kinds: event type -> valid events.
         n_negative: events of a negative weight in the activity.
         n_returned_then_recommended: returns whose own recommendation names the item that came back.
+        n_beyond_ring: those among them that share their millisecond with more events of the user than a record
+            remembers, as the lines of a long order do: of these it remembers the last by item, whichever came last.
         n_only_returned: items of which there is nothing but returns.
         n_only_returned_popular: those of them that are popular nevertheless.
         n_full: recommendations of ten items.
@@ -100,6 +102,7 @@ class Report:
     kinds: dict[str, int] = field(default_factory=dict)
     n_negative: int = 0
     n_returned_then_recommended: int = 0
+    n_beyond_ring: int = 0
     n_only_returned: int = 0
     n_only_returned_popular: int = 0
     n_full: int = 0
@@ -114,7 +117,7 @@ class Report:
                 self.n_repeated,
                 self.n_strange,
                 self.n_unexplained,
-                self.n_returned_then_recommended,
+                self.n_returned_then_recommended - self.n_beyond_ring,
                 self.n_only_returned_popular,
                 self.n_rows - self.n_valid - sum(self.dead_letters.values()),
             )
@@ -131,12 +134,13 @@ async def through_worker(cluster: Cluster, folder: Path, log: EventLog, limit: i
     await cluster.caught_up(timeout_s=1200)
     report = Report(log.mapping.describe(), n_rows=produced.produced, seconds=round(time.monotonic() - began_s, 1))
     await worker.stopped()
-    await _account(cluster, report)
-    await _weigh(cluster, report, load_bundle(folder).features)
+    spec = load_bundle(folder).features
+    await _account(cluster, report, spec)
+    await _weigh(cluster, report, spec)
     return report
 
 
-async def _account(cluster: Cluster, report: Report) -> None:
+async def _account(cluster: Cluster, report: Report, spec: FeatureSpec) -> None:
     """Match what came out with what went in, by rec_id and by place."""
     names = cluster.names
     read_event, read_letter = msgspec.json.Decoder(_Sent), msgspec.json.Decoder(_Letter)
@@ -149,6 +153,7 @@ async def _account(cluster: Cluster, report: Report) -> None:
             invalid.add((record.partition, record.offset))
         else:
             valid[rec_id(names.events, record.partition, record.offset)] = event
+    at_once = Counter((event.user_id, event.ts_ms) for event in valid.values())
     answered: set[str] = set()
     async for record in cluster.each(names.recommendations, cluster.n_partitions):
         found = read_recommendation.decode(record.value)
@@ -160,8 +165,9 @@ async def _account(cluster: Cluster, report: Report) -> None:
             report.n_strange += 1
             continue
         report.n_full += len(found.items) == 10
-        if cause.event_type == "return":
-            report.n_returned_then_recommended += cause.item_id in {item.item_id for item in found.items}
+        if cause.event_type == "return" and cause.item_id in {item.item_id for item in found.items}:
+            report.n_returned_then_recommended += 1
+            report.n_beyond_ring += at_once[cause.user_id, cause.ts_ms] > spec.state.n_ring
     explained: set[tuple[int, int]] = set()
     reasons: Counter[str] = Counter()
     async for record in cluster.each(names.dead_letters):
