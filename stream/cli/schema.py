@@ -31,7 +31,7 @@ def schema(
     document = asyncapi(__version__) if which == "asyncapi" else json_schema(which)
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if out is None:
-        print(text)  # noqa: T201 - for machines: no colours, no wrapping
+        print(text)
         return
     try:
         out.write_text(f"{text}\n", encoding="utf-8")
