@@ -1,0 +1,80 @@
+"""`polytempo train`: one line of JSON, a bundle that loads, and mistakes that are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stream.bundle.load import load_bundle
+from stream.cli.main import main
+
+CONFIG = """
+seed = 3
+period = "10m"
+[bundle]
+path = "unused"
+name = "tiny"
+[data.simulate]
+seed = 5
+days = 1.5
+n_users = 80
+n_items = 80
+n_categories = 4
+events_per_day = 1_500
+[features]
+popularity = ["all:1h", "all:1d"]
+co_visitation = ["any:1d"]
+candidates = 40
+slots = 16
+lists = { "all:1h" = 20 }
+[model]
+kind = "ranker"
+hidden = [8, 4]
+epochs = 1
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_a_configuration_becomes_a_bundle_whose_figures_evaluate_gives_again(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tiny"
+    assert main(["train", str(config), "--out", str(out), "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert trained["reference"] == "tiny@1"
+    assert 0 < trained["metrics"]["hr@10"] <= 1
+    assert load_bundle(out).manifest.training.source.startswith("simulated shop (seed 5")
+    assert load_bundle(out).manifest.training.command == "polytempo train tiny.toml"
+
+    assert main(["train", str(config), "--evaluate", str(out), "--json"]) == 0
+    judged = json.loads(capsys.readouterr().out)
+    assert judged["metrics"]["hr@10"] == pytest.approx(trained["metrics"]["hr@10"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("n_users = 80", "n_people = 80", "no option 'n_people'"),
+        ("days = 1.5", "days = 0", "must run for an hour"),
+        ("hidden = [8, 4]", "hidden = [8]", "$.model.hidden"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_an_error_of_one_line(
+    config: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, complaint: str
+) -> None:
+    config.write_text(CONFIG.replace(old, new))
+    assert main(["train", str(config)]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_log_that_is_not_there_is_an_error_of_one_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(config), "--data", str(config.with_name("none.parquet"))]) == 2
+    assert "there is no file" in capsys.readouterr().err
