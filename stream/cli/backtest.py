@@ -347,7 +347,7 @@ def _table(analysis: Analysis) -> Table:
 
     k = analysis.k
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in (f"HR@{k}", "95 %", f"NDCG@{k}", f"MRR@{k}", "coverage", "events/s"):
         table.add_column(heading, justify="right")
     for outcome in sorted(analysis.outcomes, key=lambda each: each.place.astype(bool).mean()):
@@ -371,5 +371,6 @@ def _print_differences(analysis: Analysis) -> None:
         hr = each.by_metric["hr"]
         results.print(
             f"{each.two} - {BASELINES.get(each.one, each.one)}: HR {hr.mean:+.4f} "
-            f"(95 % {hr.low:+.4f} to {hr.high:+.4f}, p {'<' if hr.p <= 0.001 else '='} {hr.p:.3f})"
+            f"(95 % {hr.low:+.4f} to {hr.high:+.4f}, p {'<' if hr.p <= 0.001 else '='} {hr.p:.3f})",
+            soft_wrap=True,
         )

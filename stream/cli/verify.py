@@ -101,9 +101,6 @@ def verify(
             f"(equal up to {TOLERANCE:g})"
         )
         for each in verdict.explanations:
-            results.print(
-                f"  {each.because}: user {each.user_id}, partition {each.partition}, offset {each.offset}: {each.detail}",
-                markup=False,
-                soft_wrap=True,
-            )
+            place = f"user {each.user_id}, partition {each.partition}, offset {each.offset}"
+            results.print(f"  {each.because}: {place}: {each.detail}", markup=False, soft_wrap=True)
     return 1 if verdict.identical < at_least else 0
