@@ -76,6 +76,7 @@ def intervals(
     label: str,
     notes: Sequence[str] = (),
     signed: bool = False,
+    with_legend: bool = True,
 ) -> str:
     """One row for each name: a point and its 95 % interval for each series, on a common axis.
 
@@ -83,12 +84,14 @@ def intervals(
         rows: row name, and the figures by series.
         colours: by series; the legend's order.
         notes: written at the right of each row.
-        signed: whether the axis has zero in its middle part, for differences.
+        signed: whether the axis has zero in its middle, for differences.
+        with_legend: whether the series are named above.
     """
     found = [each for _, figures in rows for each in figures.values()]
     if not found:
         return '<p class="note">There is nothing to draw.</p>'
-    left, right, row_height = 230, 110, max(26, 12 * len(colours) + 12)
+    left, right = 250, 110
+    row_height = 12 * max(len(figures) for _, figures in rows) + 14
     height = row_height * len(rows) + 44
     high, step = _axis(max(max(abs(each.high), abs(each.low)) if signed else each.high for each in found) or 1e-3)
     low = -high if signed else 0.0
@@ -115,10 +118,12 @@ def intervals(
             parts.append(
                 f'<text class="faint" x="{_WIDTH - right + 14}" y="{middle + 4:.1f}">{escape(notes[at])}</text>'
             )
-        for place, (series, colour) in enumerate(colours.items()):
-            if series not in figures:
-                continue
-            each, y = figures[series], middle + (place - (len(colours) - 1) / 2) * 12
+        if at > 0:
+            top = 14 + row_height * at
+            parts.append(f'<line class="grid" x1="8" x2="{_WIDTH - _RIGHT}" y1="{top}" y2="{top}"/>')
+        drawn = [(series, colour) for series, colour in colours.items() if series in figures]
+        for place, (series, colour) in enumerate(drawn):
+            each, y = figures[series], middle + (place - (len(drawn) - 1) / 2) * 12
             told = f"{series}: {each.mean:.4f} ({each.low:.4f} to {each.high:.4f})"
             parts.append(
                 f'<g stroke="{colour}" fill="{colour}"><title>{escape(told)}</title>'
@@ -126,7 +131,7 @@ def intervals(
                 f'<circle cx="{x(each.mean):.1f}" cy="{y:.1f}" r="4"/></g>'
             )
     parts.append("</svg>")
-    return (legend(list(colours.items())) if len(colours) > 1 else "") + "".join(parts)
+    return (legend(list(colours.items())) if with_legend and len(colours) > 1 else "") + "".join(parts)
 
 
 def bars(values: Sequence[tuple[str, float]], *, label: str, colour: str = COLOURS[0], height: int = 220) -> str:
@@ -208,5 +213,5 @@ def _runs(values: Sequence[float]) -> list[list[int]]:
     return [run for run in runs if run]
 
 
-def _short(text: str, limit: int = 34) -> str:
+def _short(text: str, limit: int = 38) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -26,6 +26,7 @@ h3 { font-size: 15px; margin: 26px 0 2px; } p { margin: 6px 0 12px; }
 table { border-collapse: collapse; width: 100%; margin: 10px 0 4px; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e3e7ee; }
 th { font-weight: 600; color: #657083; font-size: 13px; } th:first-child, td:first-child { text-align: left; }
+td { white-space: nowrap; }
 tr.best td { font-weight: 650; } .wide { overflow-x: auto; }
 svg { width: 100%; height: auto; display: block; } svg text { font-size: 12px; fill: #39424f; }
 svg text.faint { fill: #8791a1; } .grid { stroke: #e8ebf1; } .zero { stroke: #8791a1; }
@@ -149,7 +150,7 @@ def _significance(analysis: Analysis, colour: dict[str, str]) -> str:
     table = "".join(
         f"<tr><td>{escape(each.two)} \N{MINUS SIGN} {escape(_named(each.one))}</td>"
         + "".join(
-            f"<td>{i.mean:+.4f} ({i.low:+.4f} to {i.high:+.4f})</td>"
+            f"<td>{i.mean:+.4f} <span class=faint>{i.low:+.3f} to {i.high:+.3f}</span></td>"
             for i in (each.by_metric[metric] for metric in ("hr", "ndcg", "mrr"))
         )
         + "</tr>"
@@ -170,14 +171,15 @@ def _p(each: Difference) -> str:
 
 def _by_part(analysis: Analysis, colour: dict[str, str]) -> str:
     shown = {_named(name): colour[name] for name in colour}
-    sections = []
+    sections: list[str] = []
     for by, parts in groupby(analysis.parts, key=lambda part: part.by):
         several = list(parts)
         if len(several) < 2:
             continue
         rows = [(part.label, {_named(name): interval for name, interval in part.hit_rate.items()}) for part in several]
         notes = [f"{part.n_targets:,} targets" for part in several]
-        sections.append(f"<h3>By {escape(by)}</h3>" + intervals(rows, shown, label=f"HR by {by}", notes=notes))
+        chart = intervals(rows, shown, label=f"HR by {by}", notes=notes, with_legend=not sections)
+        sections.append(f"<h3>By {escape(by)}</h3>{chart}")
     return f"<h2>HR@{analysis.k} by part</h2>" + "".join(sections)
 
 

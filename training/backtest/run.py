@@ -31,8 +31,8 @@ __all__ = ["BASELINES", "Conditions", "Example", "Outcome", "Run", "Share", "mer
 
 BASELINES: Final = {
     "popularity": "all-time popularity",
-    "popularity_1h": "popularity of the last hour",
-    "co_visitation": "co-visitation and popularity of the last hour",
+    "popularity_1h": "1 h popularity",
+    "co_visitation": "co-visitation + 1 h popularity",
 }
 ELSEWHERE: Final = -2
 """In lists: an item that is not in the log."""
