@@ -6,7 +6,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -103,8 +103,8 @@ def backtest(
     k: Annotated[int, Parameter(group=CONDITIONS)] = 10,
     seen: Annotated[Literal["session", "history", "none"] | None, Parameter(group=CONDITIONS)] = None,
     period: Annotated[str, Parameter(group=CONDITIONS)] = "10s",
-    delay: Annotated[str, Parameter(group=CONDITIONS)] = "0s",
-    own_statistics: Annotated[int | None, Parameter(group=CONDITIONS)] = None,
+    delay: Annotated[list[str] | None, Parameter(group=CONDITIONS)] = None,
+    own_statistics: Annotated[list[int] | None, Parameter(group=CONDITIONS)] = None,
     every_event: Annotated[bool, Parameter(group=CONDITIONS)] = False,
     baselines: Annotated[bool, Parameter(group=CONDITIONS, negative="--no-baselines")] = True,
     batch: int = 256,
@@ -129,8 +129,8 @@ def backtest(
 
     `polytempo backtest --log clicks.parquet --since 2024-03-04 --sample 0.15` is the baselines alone.
 
-    `polytempo backtest --log clicks.parquet -b models/a --delay 5m` with item statistics that are five minutes old;
-    `--own-statistics 4` with statistics that each of four workers keeps for itself.
+    `polytempo backtest --log clicks.parquet -b models/a --delay 0s --delay 1m --delay 1h --own-statistics 4` is a study
+    of what is lost when item statistics are a minute or an hour old, or when four workers each keep their own.
 
     Args:
         bundle: Bundle folder; once for each that is compared.
@@ -152,8 +152,8 @@ def backtest(
         k: Length of the lists.
         seen: What of the user's past is not recommended again. Left out: what each bundle says.
         period: Age of the item statistics at most.
-        delay: How much older they are besides.
-        own_statistics: Number of workers that each keep statistics of their own users only.
+        delay: How much older they are besides; once for each that is compared.
+        own_statistics: Number of workers that each keep statistics of their own users only; may be repeated.
         every_event: Recommend at every event as a worker does, not only where something is judged. For speed.
         baselines: Whether popularity and co-visitation are judged, too.
         batch: Events in a batch.
@@ -174,7 +174,7 @@ def backtest(
         raise PolytempoError("a backtest needs events, from one place.", "Name --log FILE or --topic NAME.")
     if not folders and not baselines:
         raise PolytempoError("there is nothing to judge.", "Name a --bundle, or leave the baselines in.")
-    if k < 1 or batch < 1 or processes < 1 or (own_statistics is not None and own_statistics < 1):
+    if k < 1 or batch < 1 or processes < 1 or any(n_workers < 1 for n_workers in own_statistics or ()):
         raise PolytempoError("--k, --batch, --processes and --own-statistics are 1 at least.")
     judged = Judged(
         from_ms=0 if since is None else parse_time(since),
@@ -210,34 +210,51 @@ def backtest(
     if len(targets) == 0:
         raise PolytempoError("there is no target in this range.", "Look at --since, --until and the filters.")
     conditions = Conditions(
-        k=k,
-        period_ms=parse_duration_ms(period),
-        delay_ms=parse_duration_ms(delay),
-        batch_size=batch,
-        every_event=every_event,
-        seen=seen,
+        k=k, period_ms=parse_duration_ms(period), batch_size=batch, every_event=every_event, seen=seen
     )
-    tasks = tasks_of(folders, baselines=baselines, n_processes=processes, n_workers=own_statistics)
+    # Each way of keeping statistics is a backtest of its own; usually there is one.
+    ways: list[tuple[str, int | None]] = [(each, None) for each in delay or ([] if own_statistics else ["0s"])]
+    ways += [("0s", n_workers) for n_workers in own_statistics or ()]
+    if len(ways) > 1 and report is not None:
+        raise PolytempoError("a report is about one way of keeping statistics.", "Ask for one --delay only.")
+    analyses: list[Analysis] = []
     with tempfile.TemporaryDirectory(prefix="polytempo-backtest-") as scratch, _interruptible() as stopped:
-        testing = Backtest(material, targets, conditions, work or Path(scratch), keep=work is not None)
-        with _bar("replaying") as show:
-            outcomes = testing.go(tasks, n_processes=processes, on_progress=show, stopped=stopped)
-    if outcomes is None:
-        hint = "With --work FOLDER it could go on later." if work is None else "The same command goes on from here."
-        people.print(f"stopped. {hint}")
-        return _INTERRUPTED
-    with people.status("summing up …"):
-        analysis = analyse(material, targets, judged, outcomes)
+        for late, n_workers in ways:
+            folder = work or Path(scratch)
+            if len(ways) > 1:
+                folder /= f"delay-{late}" if n_workers is None else f"workers-{n_workers}"
+            testing = Backtest(
+                material,
+                targets,
+                replace(conditions, delay_ms=parse_duration_ms(late)),
+                folder,
+                keep=work is not None,
+            )
+            tasks = tasks_of(folders, baselines=baselines, n_processes=processes, n_workers=n_workers)
+            with _bar("replaying") as show:
+                outcomes = testing.go(tasks, n_processes=processes, on_progress=show, stopped=stopped)
+            if outcomes is None:
+                hint = "With --work FOLDER it could go on later." if work is None else "The same command goes on."
+                people.print(f"stopped. {hint}")
+                return _INTERRUPTED
+            with people.status("summing up …"):
+                analyses.append(analyse(material, targets, judged, outcomes))
     if report is not None:
         from training.backtest.report import write_report
 
-        write_report(analysis, report, title=_title(folders, log, topic))
+        write_report(analyses[0], report, title=_title(folders, log, topic))
         people.print(f"report: {report}")
     if json:
-        print_json(analysis.as_json())
+        study = [
+            {"delay": late, "own_statistics": n_workers, **analysis.as_json()}
+            for (late, n_workers), analysis in zip(ways, analyses, strict=True)
+        ]
+        print_json(analyses[0].as_json() | ({"study": study} if len(ways) > 1 else {}))
+    elif len(ways) > 1:
+        results.print(_study(ways, analyses))
     else:
-        results.print(_table(analysis))
-        _print_differences(analysis)
+        results.print(_table(analyses[0]))
+        _print_differences(analyses[0])
     return 0
 
 
@@ -361,6 +378,20 @@ def _table(analysis: Analysis) -> Table:
             f"{analysis.breadth[outcome.name].coverage:.1%}",
             f"{figures['events_per_s']:,.0f}",
         )
+    return table
+
+
+def _study(ways: Sequence[tuple[str, int | None]], analyses: Sequence[Analysis]) -> Table:
+    """Hit rates, a row for each way of keeping statistics."""
+    from training.backtest.run import BASELINES
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"HR@{analyses[0].k}", no_wrap=True)
+    for outcome in analyses[0].outcomes:
+        table.add_column(BASELINES.get(outcome.name, outcome.name), justify="right")
+    for (late, n_workers), analysis in zip(ways, analyses, strict=True):
+        way = f"{late} late" if n_workers is None else f"{n_workers} workers apart"
+        table.add_row(way, *(f"{analysis.overall[each.name]['hr'].mean:.4f}" for each in analysis.outcomes))
     return table
 
 

@@ -119,6 +119,19 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
             }
 
 
+def test_a_study_compares_ways_of_keeping_statistics(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ways = ["--delay", "0s", "--delay", "20m", "--own-statistics", "1", "--own-statistics", "8"]
+    assert main(["backtest", "--log", str(log), *SINCE, *ways, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(each["delay"], each["own_statistics"]) for each in said["study"]] == [
+        ("0s", None), ("20m", None), ("0s", 1), ("0s", 8),
+    ]  # fmt: skip
+    rates = [each["baselines"]["co_visitation"]["hr_at_10"] for each in said["study"]]
+    assert rates[0] == rates[2] > max(rates[1], rates[3])
+    assert main(["backtest", "--log", str(log), *SINCE, *ways]) == 0
+    assert "8 workers apart" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

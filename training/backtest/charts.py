@@ -20,6 +20,7 @@ COLOURS: Final = ("#1f5fa8", "#d1495b", "#2e8b57", "#8d5fa8", "#c98a1b", "#3aa6a
 _WIDTH: Final = 860
 _LEFT: Final = 56
 _RIGHT: Final = 16
+_LONGEST: Final = 44  # characters of a row's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def intervals(
     found = [each for _, figures in rows for each in figures.values()]
     if not found:
         return '<p class="note">There is nothing to draw.</p>'
-    left, right = 250, 110
+    left, right = max(150, 20 + 7 * min(_LONGEST, max(len(name) for name, _ in rows))), 110
     row_height = 12 * max(len(figures) for _, figures in rows) + 14
     height = row_height * len(rows) + 44
     high, step = _axis(max(max(abs(each.high), abs(each.low)) if signed else each.high for each in found) or 1e-3)
@@ -213,5 +214,5 @@ def _runs(values: Sequence[float]) -> list[list[int]]:
     return [run for run in runs if run]
 
 
-def _short(text: str, limit: int = 38) -> str:
+def _short(text: str, limit: int = _LONGEST) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -26,13 +26,14 @@ h3 { font-size: 15px; margin: 26px 0 2px; } p { margin: 6px 0 12px; }
 table { border-collapse: collapse; width: 100%; margin: 10px 0 4px; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e3e7ee; }
 th { font-weight: 600; color: #657083; font-size: 13px; } th:first-child, td:first-child { text-align: left; }
-td { white-space: nowrap; }
+td { white-space: nowrap; } .many td { font-size: 12.5px; padding: 5px 6px; }
 tr.best td { font-weight: 650; } .wide { overflow-x: auto; }
 svg { width: 100%; height: auto; display: block; } svg text { font-size: 12px; fill: #39424f; }
 svg text.faint { fill: #8791a1; } .grid { stroke: #e8ebf1; } .zero { stroke: #8791a1; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 8px 0; font-size: 13.5px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
-.example { border: 1px solid #e3e7ee; border-radius: 8px; padding: 10px 14px; margin: 10px 0; font-size: 13.5px; }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr)); gap: 12px; }
+.example { border: 1px solid #e3e7ee; border-radius: 8px; padding: 10px 14px; font-size: 13.5px; }
 .example ol { margin: 6px 0 0; padding-left: 26px; } .example li.hit { font-weight: 650; color: #1d7a46; }
 .example code { background: #f2f4f8; border-radius: 4px; padding: 1px 5px; }
 @media print { body { margin: 0 auto; } h2 { break-after: avoid; } svg, .example { break-inside: avoid; } }
@@ -157,7 +158,7 @@ def _significance(analysis: Analysis, colour: dict[str, str]) -> str:
         for each in analysis.differences
     )
     return (
-        f'<h2>Differences</h2>{chart}<div class="wide"><table><tr><th></th><th>HR@{analysis.k}</th>'
+        f'<h2>Differences</h2>{chart}<div class="wide"><table class="many"><tr><th></th><th>HR@{analysis.k}</th>'
         f"<th>NDCG@{analysis.k}</th><th>MRR@{analysis.k}</th></tr>{table}</table></div>"
         '<p class="note">Paired: the same targets, and the same draws of users, on both sides. An interval that does '
         "not touch zero is a difference that chance does not explain.</p>"
@@ -240,7 +241,7 @@ def _examples(analysis: Analysis) -> str:
         for outcome in analysis.outcomes
         for each in _spread(outcome.examples, _N_EXAMPLES)
     ]
-    return "<h2>Examples</h2>" + "".join(boxes) if boxes else ""
+    return f'<h2>Examples</h2><div class="examples">{"".join(boxes)}</div>' if boxes else ""
 
 
 def _example(analysis: Analysis, name: str, each: Example) -> str:
