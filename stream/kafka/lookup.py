@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from stream.errors import PolytempoError
 from stream.kafka.settings import KafkaSettings
 
 __all__ = ["topic_partitions"]
+
+_ANSWER_TIMEOUT_MS: Final = 10_000
 
 
 def topic_partitions(settings: KafkaSettings, names: Sequence[str]) -> dict[str, int | None]:
@@ -20,7 +23,7 @@ def topic_partitions(settings: KafkaSettings, names: Sequence[str]) -> dict[str,
     from kafka.errors import KafkaError
 
     try:
-        admin = KafkaAdminClient(**settings.kafka_python())
+        admin = KafkaAdminClient(**settings.kafka_python(), bootstrap_timeout_ms=_ANSWER_TIMEOUT_MS)
     except KafkaError as error:
         raise PolytempoError(
             f"no Kafka answers at {settings.servers}: {error}.",
