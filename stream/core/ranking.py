@@ -66,8 +66,8 @@ def rank(
         sources: (R, k) source bits of `items`, or (R, 0).
         n: (R,) how many are asked for.
 
-    Where fewer than n[r] are left, the first popularity list of the spec fills up (or the request's own `only`, in its
-    order), scored no higher than what precedes.
+    Where fewer than n[r] are left, the broadest popularity channel fills up (or the request's `only`, in its order),
+    scored no higher than what precedes.
     """
     width = int(n.max(initial=0))
     ranked = Ranked(
@@ -77,8 +77,7 @@ def rank(
     )
     catalogue = view.catalogue
     kernel = spec._kernel
-    fill = int(kernel.list_channel[0]) if len(kernel.list_channel) > 0 else 0
-    column = spec.statistics.first_column[fill]
+    column = spec.statistics.first_column[spec.statistics.broadest]
     after = compiled_form(after)
     _rank(
         items,
@@ -116,8 +115,7 @@ def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool) -> tup
     items of a model without candidates; `fill:CHANNEL` where the model had nothing more to say.
     """
     if sources & FILLED:
-        channel = spec.candidates.lists[0][0] if spec.candidates.lists else spec.statistics.popularity[0].name
-        return (f"fill:{channel}",)
+        return (f"fill:{spec.statistics.popularity[spec.statistics.broadest].name}",)
     if not from_candidates:
         return ("model",)
     reasons = [

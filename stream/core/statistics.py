@@ -137,6 +137,21 @@ class StatisticsSpec:
         return 1 + next(len(segment.values) for segment in self.segments if segment.field == field)
 
     @cached_property
+    def broadest(self) -> int:
+        """Number of the channel that knows most: of all events rather than some, with the longest half-life.
+
+        What fills up a list comes from it: a young shop has events, but few sessions that go on.
+        """
+        return max(
+            range(len(self.popularity)),
+            key=lambda n: (
+                self.popularity[n].field is None,
+                self.popularity[n].of == "all",
+                self.popularity[n].half_life_ms,
+            ),
+        )
+
+    @cached_property
     def first_column(self) -> tuple[int, ...]:
         """Where each popularity channel's columns begin; the last entry is the number of columns."""
         starts = [0]

@@ -77,7 +77,8 @@ def test_ranking_is_sorting_what_is_allowed(world: World, model: Said) -> None:
             best[item] = max(best.get(item, -math.inf), float(np.float32(score)))
     order = sorted(best, key=lambda item: (-best[item], item_key(item)))[: model.n]
     expected = [(item, best[item]) for item in order]
-    column = slow.view.spec.first_column[2]  # the first list of the specification
+    whole = [n for n, channel in enumerate(slow.view.spec.popularity) if (channel.of, channel.field) == ("all", None)]
+    column = slow.view.spec.first_column[max(whole, key=lambda n: slow.view.spec.popularity[n].half_life_ms)]
     fill = list(world.only) if world.only is not None else slow.named(slow.view.listed[column])
     for item in dict.fromkeys(fill):
         if len(expected) < model.n and slow.allowed(item) and item not in order:
@@ -157,4 +158,4 @@ def test_reasons_name_the_strongest_evidence_first() -> None:
     )
     assert reasons_of(spec, 0, from_candidates=True) == ("model",)
     assert reasons_of(spec, 0, from_candidates=False) == ("model",)
-    assert reasons_of(spec, FILLED, from_candidates=False) == ("fill:continuing:30m",)
+    assert reasons_of(spec, FILLED, from_candidates=False) == ("fill:all:1d",)
