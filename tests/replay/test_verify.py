@@ -75,7 +75,6 @@ async def test_two_workers_a_rebalance_and_a_kill_leave_only_recommendations_tha
     assert verdict.identical >= 0.999, verdict.as_json()
     assert verdict.max_score_difference <= TOLERANCE, verdict.as_json()
     assert sum(verdict.reasons.values()) == verdict.n - verdict.n_identical
-    print(f"{name}: {verdict.as_json()}")
     assert verdict.n_points > 10
     assert len({(each["activity_offset"], each["items_offset"]) for each in published}) == verdict.n_points
 
