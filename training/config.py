@@ -161,8 +161,8 @@ class RankerTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_field=
         hidden: widths of its two layers.
         pooled: whether the second sees the mean of the first over the list.
         dropout: on the first layer.
-        epochs: passes over the rows; more than three only help where there are few rows.
-        batch: lists per step: small, since the loss of one list averages over its candidates already.
+        epochs: passes over the rows.
+        batch: lists per step: 64 stay in the processor's cache, larger batches took longer per list.
         learning_rate: the peak of one cycle.
         weight_decay: of AdamW.
         average: decay of the running mean of the weights that is exported; 0 exports the last weights.

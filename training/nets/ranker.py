@@ -32,7 +32,7 @@ class RankerConfig:
     Attributes:
         n_features: columns of `candidate_features`.
         n_context: columns of `context_features`.
-        hidden: widths of the two layers. 64 and 32 are within .002 of twice that, at half the cost of an event.
+        hidden: widths of the two layers; they are most of what an event costs.
         pooled: whether the second layer also sees the mean of the first layer over the list.
         dropout: on the first hidden layer, in training only.
     """
