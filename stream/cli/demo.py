@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from cyclopts import Group, Parameter
 from rich.markup import escape
@@ -126,9 +126,8 @@ def demo(
     except ValueError as error:
         raise PolytempoError(f"{error}.") from error
 
-    previous = signal.signal(signal.SIGTERM, _as_interrupt)
-    try:
-        with _Stage(plain=plain) as stage:
+    with _Interruptible() as wish:
+        with _Stage(plain=plain, wish=wish) as stage:
             if events is None:
                 stage.say("simulating a shop")
                 script = script_of_shop(history, n_live, seed=seed)
@@ -137,8 +136,7 @@ def demo(
                 people.print(log.mapping.describe(), style="dim", markup=False, soft_wrap=True)
                 script = script_of_log(log, history, n_live, None if items is None else read_items(items))
             outcome = run_demo(config, script, stage)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        wish.obey()
     _sum_up(outcome, script, own_log=events is not None)
     if json:
         figures = outcome.figures
@@ -158,8 +156,9 @@ def demo(
 class _Stage:
     """The demo in a terminal: lines for what is done, one bar at a time for what takes long."""
 
-    def __init__(self, *, plain: bool) -> None:
+    def __init__(self, *, plain: bool, wish: _Interruptible) -> None:
         self._plain = plain
+        self._wish = wish
         self._started_s = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -179,6 +178,7 @@ class _Stage:
 
     def progress(self, text: str, n_done: int, n_all: int) -> None:
         """A bar; a new one where `text` is another than before."""
+        self._wish.obey()
         if not people.is_terminal:
             return
         if text != self._text or self._bar is None or self._task is None:
@@ -191,7 +191,12 @@ class _Stage:
     def watch(self, reader: Reader, done: Callable[[], bool]) -> None:
         """The live part."""
         self.say("the live part starts: from here on everything is measured")
-        follow(reader, done, title="polytempo demo, live part", plain=self._plain, line_s=5.0)
+
+        def over() -> bool:
+            self._wish.obey()
+            return done()
+
+        follow(reader, over, title="polytempo demo, live part", plain=self._plain, line_s=5.0)
 
     def _clear(self) -> None:
         if self._bar is not None:
@@ -238,6 +243,32 @@ def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
 
-def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Let SIGTERM end the demo as Ctrl-C does: with everything stopped."""
-    raise KeyboardInterrupt
+class _Interruptible:
+    """Makes Ctrl-C and SIGTERM end the demo, with everything stopped.
+
+    An interrupt that arrives while Python runs a destructor or a callback is raised there, and swallowed. So the wish
+    is remembered, and obeyed at the next step if it did not take effect.
+    """
+
+    def __init__(self) -> None:
+        self._wished = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Interruptible:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def obey(self) -> None:
+        """Raise KeyboardInterrupt if one was wished for."""
+        if self._wished:
+            self._wished = False
+            raise KeyboardInterrupt
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._wished = True
+        raise KeyboardInterrupt
