@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from stream.errors import PolytempoError
+from stream.kafka.lookup import administration
 from stream.kafka.settings import KafkaSettings
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
 
 DEFAULT_PARTITIONS: Final = 4
 FOREVER_MS: Final = -1
-ANSWER_TIMEOUT_MS: Final = 10_000
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 DEAD_LETTERS_RETENTION_MS: Final = 365 * _DAY_MS
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
@@ -174,24 +174,9 @@ def ensure_topics(settings: KafkaSettings, layout: Iterable[Topic], *, dry_run: 
         PolytempoError: the cluster does not answer or refuses, or a topic has another number of partitions: keys would
             then no longer lie where states are.
     """
-    # Imported here: names and layout are wanted without a client, too.
-    from kafka import KafkaAdminClient
-    from kafka.errors import KafkaError
-
     wanted = tuple(layout)
-    try:
-        admin = KafkaAdminClient(**settings.kafka_python(), bootstrap_timeout_ms=ANSWER_TIMEOUT_MS)
-    except KafkaError as error:
-        raise PolytempoError(
-            f"no Kafka answers at {settings.servers}: {error}.",
-            "Start one with `polytempo broker`, or name it with --kafka.",
-        ) from error
-    try:
+    with administration(settings) as admin:
         return _ensure(admin, wanted, dry_run=dry_run)
-    except KafkaError as error:
-        raise PolytempoError(f"Kafka at {settings.servers} refused: {error}.") from error
-    finally:
-        admin.close()
 
 
 def _ensure(admin: Any, wanted: tuple[Topic, ...], *, dry_run: bool) -> tuple[TopicState, ...]:

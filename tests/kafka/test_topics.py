@@ -63,6 +63,6 @@ def test_another_number_of_partitions_is_an_error_that_names_the_topic(kafka: Ka
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.kafka.topics.ANSWER_TIMEOUT_MS", 300)
+    monkeypatch.setattr("stream.kafka.lookup.ANSWER_TIMEOUT_MS", 300)
     with pytest.raises(PolytempoError, match=r"no Kafka answers at 127\.0\.0\.1:1"):
         ensure_topics(KafkaSettings(bootstrap=("127.0.0.1:1",)), topic_layout())
