@@ -35,6 +35,8 @@ _REBASE_HALF_LIVES: Final = 40.0
 """A landmark moves when newer events weigh 2^40 times its own: far from float32's 2^127."""
 _NEGLIGIBLE: Final = 1e-30
 """Weights below are zero: denormal numbers would slow every pass over a row."""
+_MAX_MISSING: Final = 64
+"""Ranges remembered per source; more than a few at once are retention's doing and never come."""
 N_LISTED: Final = 128
 """Items in each popularity list."""
 
@@ -194,6 +196,7 @@ class ItemStatistics:
         items_offset: the same in the items topic.
         counted: input partition ("topic/partition") -> the next of its offsets to be counted.
         n_gaps: messages that began after the next offset that was due.
+        missing: the ranges that such messages left out, first to last offset; they count when they come after all.
         weight: (capacity, n_columns) forward-decayed counts; column p relative to landmark_ms[p].
         log_share: (capacity, n_columns) log(share + 1e-6) as of the view.
         listed: (n_columns, N_LISTED) the most popular available items per column, best first, -1 beyond the last.
@@ -211,6 +214,7 @@ class ItemStatistics:
     items_offset: int = -1
     counted: dict[str, int] = field(default_factory=dict)
     n_gaps: int = 0
+    missing: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     weight: NDArray[np.float32] = field(init=False)
     total: NDArray[np.float64] = field(init=False)
     landmark_ms: NDArray[np.int64] = field(init=False)
@@ -276,14 +280,8 @@ class ItemStatistics:
 
     def apply(self, batch: ActivityBatch) -> None:
         """Count what a batch of activity adds; offsets of its source that were counted before are left out."""
-        due = self.counted.get(batch.source)
-        if due is not None and batch.last < due:
-            return
-        if due is not None and batch.first > due:
-            self.n_gaps += 1  # its range may have been lost to retention; to wait for it would stop the statistics
-        self.counted[batch.source] = batch.last + 1
-        rows = slice(None) if due is None else slice(int(np.searchsorted(batch.offset, due)), None)
-        if len(batch.offset[rows]) == 0:
+        rows = self._uncounted(batch)
+        if not rows.any():
             return
         item = self.catalogue.add(batch.item_ids)[batch.item[rows]]
         self._grow()
@@ -352,7 +350,38 @@ class ItemStatistics:
             self.update_items(updates)
         self.refresh()
 
-    def _columns(self, batch: ActivityBatch, rows: slice) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    def _uncounted(self, batch: ActivityBatch) -> NDArray[np.bool_]:
+        """(N,) the entries that count now; takes note of what the batch covers.
+
+        A message that begins too late counts at once: what lies between may be lost to retention, and to wait for it
+        would stop the statistics. If it was only delivered late, it counts when it comes.
+        """
+        source, first, last = batch.source, batch.first, batch.last
+        due = self.counted.get(source)
+        if due is None:
+            self.counted[source] = last + 1
+            return np.ones(len(batch), np.bool_)
+        missing = self.missing.get(source, [])
+        fresh = batch.offset >= due
+        for begin, end in missing:
+            fresh |= (batch.offset >= begin) & (batch.offset <= end)
+        left = [
+            piece
+            for begin, end in missing
+            for piece in ((begin, min(end, first - 1)), (max(begin, last + 1), end))
+            if piece[0] <= piece[1]
+        ]
+        if first > due:
+            self.n_gaps += 1
+            left.append((due, first - 1))
+        if left:
+            self.missing[source] = left[-_MAX_MISSING:]
+        else:
+            self.missing.pop(source, None)
+        self.counted[source] = max(due, last + 1)
+        return fresh
+
+    def _columns(self, batch: ActivityBatch, rows: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """(n_channels,) which events a channel counts, and (N, n_channels) the column within it, by segment."""
         fields = self.spec.segment_fields
         place = {name: column for column, name in enumerate(batch.segment_fields)}
@@ -399,6 +428,7 @@ class ItemStatistics:
             "offset": self.offset,
             "items_offset": self.items_offset,
             "n_gaps": self.n_gaps,
+            "missing": self.missing,
             "spec": repr(self.spec),
         }
         arrays: dict[str, NDArray[Any]] = {
@@ -435,6 +465,10 @@ class ItemStatistics:
             view.counted = {str(source): int(due) for source, due in words["counted"].items()}
             view.offset, view.items_offset = int(words["offset"]), int(words["items_offset"])
             view.n_gaps = int(words["n_gaps"])
+            view.missing = {
+                str(source): [(int(begin), int(end)) for begin, end in ranges]
+                for source, ranges in words["missing"].items()
+            }
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a snapshot of item statistics: {error!r}") from error
         view.refresh()

@@ -109,12 +109,13 @@ def test_any_interleaving_of_partitions_gives_the_same_values(logs: list[list[En
 @given(entry_logs(20), st.lists(st.tuples(st.integers(0, 19), st.integers(0, 6)), min_size=1, max_size=12))
 def test_each_offset_counts_once_whoever_sends_it_again(entries: list[Entry], ranges: list[tuple[int, int]]) -> None:
     """
-    sent      [0..3]   [0..3]   [2..6]   [9..10]          counted    0 1 2 3 . . .  4 5 6   9 10
-                       again    overlap  gap of 2                    n_gaps = 1
+    sent      [0..3]   [0..3]   [2..6]   [9..10]    [6..8]         counted    0 1 2 3 . . .  4 5 6   9 10   7 8
+                       again    overlap  gap of 2   after all                 n_gaps = 1
     """
     view = fresh()
     due: int | None = None
     counted: list[Entry] = []
+    covered = set(range(ranges[0][0]))  # what came before the first message is none of this view's
     n_gaps = 0
     for first, length in ranges:
         part = entries[first : first + length]
@@ -122,10 +123,13 @@ def test_each_offset_counts_once_whoever_sends_it_again(entries: list[Entry], ra
         view.apply(activity(part, first, last=last))
         if due is not None and first > due:
             n_gaps += 1
-        counted += [entry for place, entry in enumerate(part) if due is None or first + place >= due]
+        counted += [entry for place, entry in enumerate(part) if first + place not in covered]
+        covered |= set(range(first, last + 1))
         due = last + 1 if due is None else max(due, last + 1)
         assert view.counted == {"events/0": due}
         assert view.n_gaps == n_gaps
+        lacking = [offset for begin, end in view.missing.get("events/0", []) for offset in range(begin, end + 1)]
+        assert sorted(lacking) == sorted(set(range(due)) - covered)
     assert_says(view, counted)
 
 
@@ -311,11 +315,12 @@ def test_a_snapshot_is_the_view_and_goes_on_like_it(first: list[Entry], more: li
             )
         for name in ("ids", "titles", "categories"):
             assert getattr(again.catalogue, name) == getattr(view.catalogue, name)
-        assert (again.offset, again.items_offset, again.counted, again.n_gaps) == (
+        assert (again.offset, again.items_offset, again.counted, again.n_gaps, again.missing) == (
             view.offset,
             view.items_offset,
             view.counted,
             view.n_gaps,
+            view.missing,
         )
         if step == 0:
             for each in (view, again):
