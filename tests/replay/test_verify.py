@@ -118,7 +118,7 @@ async def test_what_is_wrong_is_found_and_explained(served: Cluster) -> None:
     def shifted(one: dict[str, Any]) -> list[dict[str, Any]]:
         return [{**each, "score": each["score"] + 0.01} for each in one["items"]]
 
-    await tampered(served, activity_offset=lambda one: max(0, one["activity_offset"] - 3))
+    await tampered(served, activity_offset=lambda one: one["activity_offset"] // 2)  # far enough back for another list
     await tampered(served, items=swapped)
     await tampered(served, items=shifted)
     await tampered(served, source=lambda one: {**one["source"], "offset": 10**6})
