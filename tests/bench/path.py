@@ -313,6 +313,7 @@ async def _measure(
         window: list[tuple[float, int]] = []
         n_done = 0
         changed_s = time.monotonic()
+        before = (time.perf_counter(), 0)  # where the window begins if one look sees everything done
         while n_done < len(pairs):
             await asyncio.sleep(_POLL_S)
             # End offsets instead of reading: a reader would take time from the broker that serves the worker.
@@ -322,6 +323,8 @@ async def _measure(
                 n_done, changed_s = n_now, time.monotonic()
                 if n_done >= _WARM_SHARE * len(pairs):
                     window.append((now_s, n_done))
+                else:
+                    before = (now_s, n_done)
             elif time.monotonic() - changed_s > 30:
                 n_letters = sum((await consumer.end_offsets(letters)).values())
                 raise PolytempoError(
@@ -338,9 +341,9 @@ async def _measure(
     finally:
         process.kill()
         await consumer.stop()
-    (first_s, n_first), (last_s, n_last) = window[0], window[-1]
+    (first_s, n_first), (last_s, n_last) = before if len(window) == 1 else window[0], window[-1]
     return Measured(
-        (n_last - n_first) / (last_s - first_s) if last_s > first_s else 0.0,
+        (n_last - n_first) / (last_s - first_s),
         {stage: us / len(pairs) for stage, us in result["stages_us"].items()},
         len(pairs) / max(1, result["n_batches"]),
     )
