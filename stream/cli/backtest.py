@@ -6,7 +6,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,13 +14,14 @@ from cyclopts import Group, Parameter
 from rich.progress import Progress
 from rich.table import Table
 
+from stream.cli.columns import FileColumns
 from stream.cli.console import people, print_json, progress, results
 from stream.cli.options import KafkaOptions, parse_duration_ms
 from stream.cli.produce import parse_time
 from stream.core.catalogue import ItemUpdate
 from stream.core.events import EventTypes
 from stream.errors import PolytempoError
-from stream.logs import ColumnMapping, open_log, read_items
+from stream.logs import open_log, read_items
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,59 +29,13 @@ if TYPE_CHECKING:
     from stream.bundle.load import Bundle
     from training.backtest.analysis import Analysis
 
-__all__ = ["FileColumns", "backtest"]
+__all__ = ["backtest"]
 
 RANGE = Group("Range", sort_key=3)
 TARGETS = Group("Targets", sort_key=4)
 CONDITIONS = Group("Conditions", sort_key=5)
-COLUMNS = Group("Columns of the file", sort_key=8)
 
 _INTERRUPTED = 130
-
-
-@Parameter(name="*", group=COLUMNS)
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileColumns:
-    """Which column of a log is what; guessed where it is not said.
-
-    Args:
-        user: Column of the user.
-        item: Column of the item.
-        time: Column of the time.
-        type: Column of the type of event.
-        constant_type: Type of all events of a file without such a column.
-        value: Column of the price, rating or amount; "" for none.
-        context: Columns that are context, with commas between; "" for none.
-        time_format: s, ms, us, ns, or a format such as "%d.%m.%Y %H:%M".
-        negative_type: Type of events whose value is negative, such as return.
-    """
-
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    type: str | None = None
-    constant_type: str | None = None
-    value: str | None = None
-    context: str | None = None
-    time_format: str | None = None
-    negative_type: str | None = None
-
-    def mapping(self) -> ColumnMapping:
-        """As `stream.logs` takes it."""
-        names = (
-            None if self.context is None else tuple(name.strip() for name in self.context.split(",") if name.strip())
-        )
-        return ColumnMapping(
-            user=self.user,
-            item=self.item,
-            time=self.time,
-            event_type=self.type,
-            constant_type=self.constant_type,
-            value=self.value,
-            context=names,
-            time_format=self.time_format,
-            negative_value_type=self.negative_type,
-        )
 
 
 def backtest(

@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from cyclopts import Group, Parameter
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from stream.bundle.load import load_bundle
+from stream.cli.columns import FileColumns
 from stream.cli.console import people, print_json, progress
 from stream.cli.options import KafkaOptions
 from stream.cli.watch import follow
@@ -25,11 +25,9 @@ from stream.demo.script import SEED, Script, script_of_log, script_of_shop
 from stream.errors import PolytempoError
 from stream.live.reader import Reader
 from stream.live.screen import percent
-from stream.logs import ColumnMapping, open_log, read_items
+from stream.logs import open_log, read_items
 
 __all__ = ["demo"]
-
-COLUMNS = Group("Columns of the file", sort_key=5)
 
 _BUNDLE: Final = Path("models") / "shop-ranker"
 
@@ -44,18 +42,9 @@ def demo(
     seed: int = SEED,
     events: Path | None = None,
     items: Path | None = None,
-    user: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    item: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    time: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    type: Annotated[str | None, Parameter(group=COLUMNS)] = None,  # noqa: A002 - the name of the option
-    constant_type: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    value: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    session: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    context: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    time_format: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    negative_type: Annotated[str | None, Parameter(group=COLUMNS)] = None,
     plain: bool = False,
     json: bool = False,
+    columns: FileColumns | None = None,
     connection: KafkaOptions | None = None,
 ) -> None:
     """Start Kafka and two workers, stream a simulated shop or your own log, watch it, and sum up.
@@ -82,16 +71,6 @@ def demo(
         seed: Another number, another shop.
         events: A log of your own instead of the shop: .parquet, .csv, .tsv, .jsonl, .ndjson or .json.
         items: A table of the log's items, for their titles.
-        user: Column of the user. Columns that are not named are guessed.
-        item: Column of the item.
-        time: Column of the time.
-        type: Column of the type of event.
-        constant_type: Type of all events of a file without such a column.
-        value: Column of the price, rating or amount; "" for none.
-        session: Column of the session; "" for none.
-        context: Columns that become context, with commas between; "" for none.
-        time_format: s, ms, us, ns, or a format such as "%d.%m.%Y %H:%M".
-        negative_type: Type of events whose value is negative, such as return.
         plain: Lines instead of a live view; so it is, too, where output is no terminal.
         json: Print one line at the end: {"events_in": ..., "recommendations_out": ..., "dead_letters": ...,
             "hit_rate_at_10": ..., "popularity_hit_rate_at_10": ..., "p50_ms": ..., "p99_ms": ...}.
@@ -101,18 +80,6 @@ def demo(
     n_live = round(rate * seconds)
     if n_live < 1 or history < 0:
         raise PolytempoError("there is nothing to stream.", "Give a positive --rate and --seconds.")
-    mapping = ColumnMapping(
-        user=user,
-        item=item,
-        time=time,
-        event_type=type,
-        constant_type=constant_type,
-        value=value,
-        session=session,
-        context=None if context is None else tuple(name.strip() for name in context.split(",") if name.strip()),
-        time_format=time_format,
-        negative_value_type=negative_type,
-    )
     own_cluster = connection.kafka is not None or bool(os.environ.get("POLYTEMPO_KAFKA"))
     try:
         config = DemoConfig(
@@ -132,7 +99,7 @@ def demo(
                 stage.say("simulating a shop")
                 script = script_of_shop(history, n_live, seed=seed)
             else:
-                log = open_log(events, mapping)
+                log = open_log(events, (columns or FileColumns()).mapping())
                 people.print(log.mapping.describe(), style="dim", markup=False, soft_wrap=True)
                 script = script_of_log(log, history, n_live, None if items is None else read_items(items))
             outcome = run_demo(config, script, stage)

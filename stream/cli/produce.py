@@ -2,21 +2,18 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Group, Parameter
 from rich.progress import TaskID
 
+from stream.cli.columns import FileColumns
 from stream.cli.console import people, print_json, progress
 from stream.cli.options import KafkaOptions
 from stream.errors import PolytempoError
 from stream.feed import Pace, Produced, produce_frame, produce_items
 from stream.kafka.settings import KafkaSettings
-from stream.logs import ColumnMapping, EventLog, open_log, read_items
+from stream.logs import EventLog, open_log, read_items
 
 __all__ = ["parse_time", "produce", "produce_frame"]
-
-COLUMNS = Group("Columns of the file", sort_key=5)
 
 _INTERRUPTED = 130
 
@@ -33,18 +30,8 @@ def produce(
     limit: int | None = None,
     since: str | None = None,
     until: str | None = None,
-    user: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    item: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    time: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    type: Annotated[str | None, Parameter(group=COLUMNS)] = None,  # noqa: A002 - the name of the option
-    constant_type: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    value: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    session: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    event_id: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    context: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    time_format: Annotated[str | None, Parameter(group=COLUMNS)] = None,
-    negative_type: Annotated[str | None, Parameter(group=COLUMNS)] = None,
     json: bool = False,
+    columns: FileColumns | None = None,
     cluster: KafkaOptions | None = None,
 ) -> int:
     """Send a log of events to Kafka: Parquet, CSV or JSON lines.
@@ -73,17 +60,6 @@ def produce(
         limit: Send at most so many events.
         since: Only events from this time on: 2024-01-31, 2024-01-31T12:00 (UTC) or epoch milliseconds.
         until: Only events before this time.
-        user: Column of the user.
-        item: Column of the item.
-        time: Column of the time.
-        type: Column of the type of event.
-        constant_type: Type of all events of a file without such a column.
-        value: Column of the price, rating or amount; "" for none.
-        session: Column of the session; "" for none.
-        event_id: Column of the event's own id; "" for none.
-        context: Columns that become context, with commas between; "" for none.
-        time_format: s, ms, us, ns, or a format such as "%d.%m.%Y %H:%M".
-        negative_type: Type of events whose value is negative, such as return; the value loses its sign.
         json: Print one line at the end: {"produced": ..., "failed": ..., "events_per_s": ...}.
     """
     if file is None and items is None:
@@ -91,21 +67,8 @@ def produce(
     options = cluster or KafkaOptions()
     pace = _pace(rate, speedup)
     range_ms = (None if since is None else parse_time(since), None if until is None else parse_time(until))
-    mapping = ColumnMapping(
-        user=user,
-        item=item,
-        time=time,
-        event_type=type,
-        constant_type=constant_type,
-        value=value,
-        session=session,
-        event_id=event_id,
-        context=None if context is None else tuple(name.strip() for name in context.split(",") if name.strip()),
-        time_format=time_format,
-        negative_value_type=negative_type,
-    )
     # Both files are looked at before anything is sent: a mistake in the second must not leave the first half done.
-    log = None if file is None else open_log(file, mapping)
+    log = None if file is None else open_log(file, (columns or FileColumns()).mapping())
     table = None if items is None else read_items(items)
     settings = options.settings()
 
