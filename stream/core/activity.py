@@ -89,13 +89,15 @@ def checked(batch: ActivityBatch) -> ActivityBatch:
         raise ValueError("item ids repeat, or one is empty")
     if n_entries == 0:
         return batch
-    if batch.offset[0] < batch.first or batch.offset[-1] > batch.last or np.any(batch.offset[1:] <= batch.offset[:-1]):
+    # Ufuncs are asked directly: for the few entries of a quiet topic, `min`, `max`, `any` and `all` take three times as long.
+    offset = batch.offset
+    if offset[0] < batch.first or offset[-1] > batch.last or np.count_nonzero(offset[1:] <= offset[:-1]) > 0:
         raise ValueError(f"offsets of entries do not rise within {batch.first}..{batch.last}")
-    if batch.item.min() < 0 or batch.item.max() >= len(batch.item_ids):
+    if np.maximum.reduce(batch.item.view(np.uint32)) >= len(batch.item_ids):  # a negative one becomes a huge one
         raise ValueError(f"an index leads outside the {len(batch.item_ids)} item ids")
-    if batch.kind.max() >= MAX_KINDS:
+    if np.maximum.reduce(batch.kind) >= MAX_KINDS:
         raise ValueError(f"the event type {batch.kind.max()} is not one of the {MAX_KINDS} that are counted")
-    if not np.isfinite(batch.weight).all():
+    if np.count_nonzero(np.isfinite(batch.weight)) < n_entries:
         raise ValueError("a weight is not finite")
     return batch
 

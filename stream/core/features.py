@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from stream.core.candidates import CandidateSpec, Filters, Scratch, assemble
 from stream.core.catalogue import KeyIndex
+from stream.core.context import context_columns
 from stream.core.events import EventBatch, EventTypes, item_keys
 from stream.core.fold import APPLIED, Folded
-from stream.core.scales import DAY_MS, WindowSpec
+from stream.core.scales import WindowSpec
 from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, compiled_form, window_counts
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, SegmentField, StatisticsSpec
 
@@ -39,7 +40,6 @@ FEATURE_VERSION: Final = 1
 """Raised whenever the meaning of a feature changes, so that bundles trained on the old meaning are refused."""
 SHRINK: Final = 5.0
 """Transitions added to a row's sum before a weight is divided by it: rare items speak quietly."""
-_WEEK_MS: Final = 7 * DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,9 @@ class FeatureSpec:
             scale_ms=np.array([scale.span_ms for scale in self.state.scales], np.float64),
             n_features=len(candidate_feature_names(self)),
             n_context=len(context_feature_names(self)),
+            first_segment=np.array(
+                [context_feature_names(self).index(f"segment/{field}/0") for field in fields], np.int64
+            ),
         )
 
     def digest(self) -> str:
@@ -154,6 +157,7 @@ class _Kernel:
     scale_ms: NDArray[np.float64]
     n_features: int
     n_context: int
+    first_segment: NDArray[np.int64]
 
 
 def candidate_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
@@ -285,7 +289,8 @@ def featurize(
 
     `filters` has one entry per row.
     """
-    after = folded.after[rows]
+    everything = len(rows) == len(batch)
+    after = folded.after if everything else folded.after[rows]
     event_ms = batch.ts_ms[rows]
     as_of_ms = np.maximum(event_ms, after["last_ms"])
     wanted = set(wanted)
@@ -295,9 +300,10 @@ def featurize(
     if spec.statistics.segments:
         codes = view.segment_codes(np.ascontiguousarray(after["segment"][:, : len(spec.statistics.segments)]))
     if wanted & {"candidates", "candidate_features", "context_features"}:
+        compiled, kernel = compiled_form(after), spec._kernel
         candidates, sources, features, out_weight = _candidates(
             spec,
-            after,
+            compiled,
             as_of_ms,
             codes,
             view,
@@ -308,7 +314,17 @@ def featurize(
         inputs["candidates"] = candidates
         inputs["candidate_features"] = features
         if "context_features" in wanted:
-            inputs["context_features"] = _context(spec, after, as_of_ms, codes, folded.gap_s[rows], out_weight)
+            inputs["context_features"] = context_columns(
+                spec.state,
+                compiled,
+                as_of_ms,
+                folded.gap_s[rows],
+                out_weight,
+                codes,
+                kernel.first_segment,
+                len(spec.types.names),
+                kernel.n_context,
+            )
     if wanted & {"history_items", "history_age_s", "history_kinds", "history_values"}:
         inputs |= _history(spec, after, as_of_ms, vocabulary)
     if wanted & {"item", "kind", "gap_s", "value"}:
@@ -335,14 +351,13 @@ def _candidates(
     *,
     need: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
-    n_rows, n = len(after), spec.candidates.n if need else 1
+    n_rows, n = len(as_of_ms), spec.candidates.n if need else 1
     kernel = spec._kernel
     candidates = np.empty((n_rows, n), np.int64)
     sources = np.empty((n_rows, n), np.uint16)
     features = np.empty((n_rows, n, kernel.n_features), np.float32)
     out_weight = np.empty(n_rows, np.float32)
     catalogue = view.catalogue
-    after = compiled_form(after)
     assemble(
         as_of_ms,
         codes,
@@ -390,37 +405,6 @@ def _candidates(
         out_weight,
     )
     return candidates, sources, features, out_weight
-
-
-def _context(
-    spec: FeatureSpec,
-    after: States,
-    as_of_ms: NDArray[np.int64],
-    codes: NDArray[np.int32],
-    gap_s: NDArray[np.float32],
-    out_weight: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    """(R, G), see `context_feature_names`."""
-    n_rows, n_scales, n_kinds = len(after), len(spec.state.scales), len(spec.types.names)
-    context = np.zeros((n_rows, spec._kernel.n_context), np.float32)
-    context[:, 0] = np.log1p(after["session_length"])
-    context[:, 1] = np.log1p(after["n_events"])
-    context[:, 2] = np.log1p(out_weight)
-    context[:, 3] = np.log1p(gap_s)
-    day = (as_of_ms % DAY_MS) * (2 * np.pi / DAY_MS)
-    week = (as_of_ms % _WEEK_MS) * (2 * np.pi / _WEEK_MS)
-    context[:, 4], context[:, 5] = np.sin(day), np.cos(day)
-    context[:, 6], context[:, 7] = np.sin(week), np.cos(week)
-    context[:, 8 : 8 + n_scales] = np.log1p(window_counts(spec.state, after, as_of_ms).sum(2))
-    column = 8 + n_scales
-    # A record may remember a kind that only a newer specification has, after a bundle was rolled back.
-    rows = np.flatnonzero((after["ring_ms"][:, -1] != NEVER_MS) & (after["ring_kind"][:, -1] < n_kinds))
-    context[rows, column + after["ring_kind"][rows, -1].astype(np.intp)] = 1.0
-    column += n_kinds
-    for number, segment in enumerate(spec.statistics.segments):
-        context[np.arange(n_rows), column + codes[:, number]] = 1.0
-        column += 1 + len(segment.values)
-    return context
 
 
 def _history(

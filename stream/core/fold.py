@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from stream.core.activity import N_PREVIOUS
 from stream.core.events import FORGET, REQUEST, EventBatch
-from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, blank_states, compiled_form
+from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, blank_bytes, compiled_form, copied
 
 __all__ = ["APPLIED", "DUPLICATE", "ERASED", "REPLAYED", "REQUESTED", "Folded", "fold", "source_key"]
 
@@ -87,10 +87,7 @@ def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, wei
         raise ValueError(f"{len(states)} records for {n_users} users")
     if n_segments > N_SEGMENTS:
         raise ValueError(f"{n_segments} context fields are declared, a record remembers at most {N_SEGMENTS}")
-    ordinary = batch.kind[(batch.kind != REQUEST) & (batch.kind != FORGET)]
-    if ordinary.max(initial=0) >= spec.n_kinds:  # the windows have no counter for it
-        raise ValueError(f"the event type {ordinary.max()} is not one of the {spec.n_kinds} that records count")
-    new = compiled_form(states.copy())
+    new = compiled_form(states) if n_users == 1 else copied(states)  # both are copies
     after = np.empty(n_events, spec.dtype)
     folded = Folded(
         states=new[:n_users],
@@ -107,7 +104,7 @@ def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, wei
     )
     if n_events == 0:
         return folded
-    _fold(
+    unknown = _fold(
         batch.offset,
         batch.user,
         batch.item,
@@ -123,7 +120,7 @@ def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, wei
         spec.n_buckets,
         _bytes_of(new),
         _bytes_of(after),
-        _bytes_of(blank_states(spec, 1))[0],
+        blank_bytes(spec),
         np.full(n_users, -1, np.int32),
         new["source"],
         new["source_offset"],
@@ -152,6 +149,8 @@ def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, wei
         folded.gap_s,
         folded.earlier,
     )
+    if unknown >= 0:
+        raise ValueError(f"the event type {unknown} is not one of the {spec.n_kinds} that records count")
     return folded
 
 
@@ -204,9 +203,13 @@ def _fold(
     previous_segments: Any,
     gap_s: Any,
     earlier: Any,
-) -> None:
+) -> Any:
+    """Returns the first kind that the windows have no counter for, with nothing done; -1 if there is none."""
     n_ring, n_ids, n_sources = ring_item.shape[1], s_event_id.shape[1], s_source.shape[1]
     n_segments, n_scales = segments.shape[1], head.shape[1]
+    for row in range(len(kind)):
+        if kind[row] >= count.shape[3] and kind[row] != REQUEST and kind[row] != FORGET:
+            return np.int64(kind[row])
     for row in range(len(offset)):
         u, ts = user[row], ts_ms[row]
         slot = -1
@@ -358,3 +361,4 @@ def _fold(
             late[row] = True
             n_late[u] += 1
         raw_after[row] = raw[u]
+    return np.int64(-1)

@@ -24,8 +24,10 @@ __all__ = [
     "StateError",
     "StateSpec",
     "States",
+    "blank_bytes",
     "blank_states",
     "compiled_form",
+    "copied",
     "decode_states",
     "encode_state",
     "window_counts",
@@ -149,6 +151,12 @@ def _dtype(
 
 def blank_states(spec: StateSpec, n: int) -> States:
     """(n,) records of users of whom nothing is known."""
+    return np.tile(blank_bytes(spec), (n, 1)).reshape(-1).view(spec.dtype)
+
+
+@lru_cache(maxsize=64)
+def blank_bytes(spec: StateSpec) -> NDArray[np.uint8]:
+    """(n_bytes,) one blank record; not to be written to."""
     blank = np.zeros(1, spec.dtype)
     blank["version"] = RECORD_VERSION
     blank["n_model"] = spec.n_model
@@ -165,7 +173,7 @@ def blank_states(spec: StateSpec, n: int) -> States:
         blank[field] = NEVER_MS
     blank["source_offset"] = -1
     blank["head"] = NEVER_MS
-    return np.repeat(blank, n)
+    return blank.view(np.uint8)
 
 
 def compiled_form(states: States) -> States:
@@ -174,7 +182,19 @@ def compiled_form(states: States) -> States:
     NumPy calls the fields of a single record contiguous, those of several not; for each layout the compiler would make
     code of its own, which takes seconds in the middle of a stream.
     """
-    return np.concatenate([states, states]) if len(states) == 1 else states
+    if len(states) != 1:
+        return states
+    # Through bytes: joining two records as records compares their two dozen fields first.
+    twice = np.empty((2, states.dtype.itemsize), np.uint8)
+    twice[:] = states.view(np.uint8)
+    return twice.reshape(-1).view(states.dtype)
+
+
+def copied(states: States) -> States:
+    """A copy, made as bytes: NumPy would copy field by field."""
+    if not states.flags.c_contiguous:
+        return states.copy()
+    return states.view(np.uint8).copy().view(states.dtype)
 
 
 def encode_state(states: States, row: int) -> bytes:

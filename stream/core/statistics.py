@@ -229,6 +229,9 @@ class ItemStatistics:
     _half_life_ms: NDArray[np.float64] = field(init=False)
     _pair_half_life_ms: NDArray[np.float64] = field(init=False)
     _pair_of: NDArray[np.uint8] = field(init=False)
+    _channel_of: NDArray[np.uint8] = field(init=False)
+    """(n_channels,) 1 where only events that continue a session count."""
+    _first_column: NDArray[np.int64] = field(init=False)
     _segments: list[_Segments] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -248,6 +251,8 @@ class ItemStatistics:
         self._half_life_ms = np.repeat([float(channel.half_life_ms) for channel in spec.popularity], columns)
         self._pair_half_life_ms = np.array([float(channel.half_life_ms) for channel in spec.co_visitation])
         self._pair_of = np.array([("next", "any", "back").index(c.of) for c in spec.co_visitation], np.uint8)
+        self._channel_of = np.array([channel.of != "all" for channel in spec.popularity], np.uint8)
+        self._first_column = np.array(spec.first_column[:-1], np.int64)
         self._segments = [_Segments.of(segment) for segment in spec.segments]
         self._grow()
         self.refresh()
@@ -285,16 +290,15 @@ class ItemStatistics:
             return
         item = self.catalogue.add(batch.item_ids)[batch.item[rows]]
         self._grow()
-        channel_of, code_of = self._columns(batch, rows)
         _count(
             item,
             batch.ts_ms[rows],
             batch.weight[rows],
             batch.continues[rows],
             self.catalogue.index.lookup(batch.previous[rows]),
-            channel_of,
-            code_of,
-            np.array(self.spec.first_column[:-1], np.int64),
+            self._channel_of,
+            self._columns(batch, rows),
+            self._first_column,
             self._half_life_ms,
             self.landmark_ms,
             self.weight,
@@ -381,15 +385,13 @@ class ItemStatistics:
         self.counted[source] = max(due, last + 1)
         return fresh
 
-    def _columns(self, batch: ActivityBatch, rows: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """(n_channels,) which events a channel counts, and (N, n_channels) the column within it, by segment."""
+    def _columns(self, batch: ActivityBatch, rows: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """(N, n_channels) which of a channel's columns counts each entry, by segment."""
         fields = self.spec.segment_fields
         place = {name: column for column, name in enumerate(batch.segment_fields)}
         codes: dict[tuple[bool, str], NDArray[np.int32]] = {}
-        channel_of = np.zeros(len(self.spec.popularity), np.uint8)
-        code_of = np.zeros((len(batch.offset[rows]), len(self.spec.popularity)), np.int32)
-        for number, channel in enumerate(self.spec.popularity):
-            channel_of[number] = 0 if channel.of == "all" else 1
+        code_of = np.zeros((np.count_nonzero(rows), len(self.spec.popularity)), np.int32)
+        for number, channel in enumerate(self.spec.popularity if place else ()):
             if channel.field is None or channel.field not in place:
                 continue
             key = (channel.of == "previous", channel.field)
@@ -397,7 +399,7 @@ class ItemStatistics:
                 keys = (batch.previous_segments if key[0] else batch.segments)[rows, place[channel.field]]
                 codes[key] = self._segments[fields.index(channel.field)].encode(keys)
             code_of[:, number] = codes[key]
-        return channel_of, code_of
+        return code_of
 
     def _grow(self) -> None:
         n_old, capacity = len(self.row_ms), self.catalogue.capacity

@@ -7,6 +7,7 @@ distance from `first`. Dtypes and lengths in a message are checked against what 
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,7 @@ __all__ = ["VERSION", "decode_activity", "encode_activity"]
 VERSION: Final = 1
 
 _UNSIGNED: Final = ("<u1", "<u2", "<u4", "<u8")
+_WIDTHS: Final = {dtype: np.dtype(dtype).itemsize for dtype in (*_UNSIGNED, "<f4", "<i8", "|b1")}
 
 
 class _Column(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -82,10 +84,7 @@ def encode_activity(batch: ActivityBatch) -> bytes:
 def decode_activity(message: bytes) -> ActivityBatch:
     """The batch in one message; its arrays cannot be written to. WireError says how a message is corrupt."""
     try:
-        version = _decode_head(message).version
-        if version != VERSION:
-            raise WireError(f"an activity message has version {version}, this program reads {VERSION}.")
-        wire = _decode(message)
+        wire = _decoded(message)
         offset = _read("offset", wire.offset, _UNSIGNED)
         n_entries = len(offset)
         n_segments = len(wire.segment_fields)
@@ -113,9 +112,24 @@ def decode_activity(message: bytes) -> ActivityBatch:
         raise WireError(f"an activity message is corrupt: {error}") from error
 
 
+def _decoded(message: bytes) -> _Activity:
+    try:
+        wire = _decode(message)
+    except msgspec.DecodeError:
+        _check_version(_decode_head(message).version)  # what another version wrote may look like anything
+        raise
+    _check_version(wire.version)
+    return wire
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise WireError(f"an activity message has version {version}, this program reads {VERSION}.")
+
+
 def _narrow(column: npt.NDArray[Any]) -> _Column:
-    largest = int(column.max()) if column.size else 0
-    return _fixed(column, next(dtype for dtype in _UNSIGNED if largest <= np.iinfo(dtype).max))
+    largest = int(np.maximum.reduce(column)) if column.size else 0
+    return _fixed(column, next(dtype for dtype in _UNSIGNED if largest < 1 << (8 * _WIDTHS[dtype])))
 
 
 def _fixed(column: npt.NDArray[Any], dtype: str) -> _Column:
@@ -125,7 +139,7 @@ def _fixed(column: npt.NDArray[Any], dtype: str) -> _Column:
 def _read(name: str, column: _Column, allowed: tuple[str, ...]) -> npt.NDArray[Any]:
     if column.dtype not in allowed:
         raise ValueError(f"{name} has the dtype {column.dtype[:20]!r}, expected {' or '.join(allowed)}")
-    n_bytes, width = len(column.data), np.dtype(column.dtype).itemsize
+    n_bytes, width = len(column.data), _WIDTHS[column.dtype]
     if n_bytes % width:
         raise ValueError(f"{name} has {n_bytes} bytes, which is no multiple of {width}")
     return np.frombuffer(column.data, column.dtype)
@@ -133,14 +147,14 @@ def _read(name: str, column: _Column, allowed: tuple[str, ...]) -> npt.NDArray[A
 
 def _shaped(name: str, column: _Column, allowed: tuple[str, ...], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     values = _read(name, column, allowed)
-    if values.size != np.prod(shape):
+    if values.size != prod(shape):
         raise ValueError(f"{name} has {values.size} values, expected the shape {shape}")
-    return values.reshape(shape)
+    return values.reshape(shape) if len(shape) > 1 else values
 
 
 def _booleans(column: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     # A boolean array over other bytes than 0 and 1 behaves as no boolean does.
-    if column.size and column.view(np.uint8).max() > 1:
+    if column.size and np.maximum.reduce(column.view(np.uint8)) > 1:
         raise ValueError("continues holds bytes other than 0 and 1")
     return column
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from stream.core import candidates, catalogue, fold, ranking, statistics
+from stream.core import candidates, catalogue, context, fold, ranking, statistics
 from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity
@@ -18,6 +18,7 @@ from tests.bundle.models import FEATURES, FakeRanker, ranker
 KERNELS = {
     "fold": fold._fold,
     "assemble": candidates.assemble,
+    "context": context._count,
     "rank": ranking._rank,
     "sources": ranking._sources_of,
     "count": statistics._count,
