@@ -206,6 +206,7 @@ def write_bundle(
     policy: Policy = Policy(),  # noqa: B008  it is frozen
     metrics: Mapping[str, float] | None = None,
     description: str = "",
+    preprocessing: Mapping[str, Any] | None = None,
     example: Arrays | None = None,
     replace: bool = False,
 ) -> Manifest:
@@ -216,6 +217,7 @@ def write_bundle(
         inputs: what the model wants, by name, from `menu(features, n_state)`.
         vocabulary: item ids; index `i` (from 1) is `vocabulary[i - 1]`.
         example: rows for the golden inputs, at least two; made up when None.
+        preprocessing: what the log went through before, for the manifest.
         training: what it was trained on; name files without their folders, for it goes wherever the bundle goes.
         replace: whether another bundle in the way may be replaced. The same bundle in the way is left as it is.
 
@@ -259,6 +261,7 @@ def write_bundle(
             n_vocabulary=len(vocabulary),
             policy=policy,
             training=training,
+            preprocessing=msgspec.UNSET if preprocessing is None else dict(preprocessing),
             metrics=dict(sorted((metrics or {}).items())),
             files={n: FileEntry.of(content) for n, content in files.items()},
         )

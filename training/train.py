@@ -260,7 +260,7 @@ def _train_recurrent(
         item=index[log.item[rows]],
         kind=log.kind[rows].astype(np.int64),
         ts_ms=log.ts_ms[rows],
-        value=log.value[rows],
+        value=spec.values.transform(log.value[rows], log.kind[rows]),
     )
     weights = spec.types.weight_table()
     report.stage("training", model.epochs)

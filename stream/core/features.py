@@ -24,6 +24,7 @@ from stream.core.fold import APPLIED, Folded
 from stream.core.scales import WindowSpec
 from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, compiled_form, window_counts
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, SegmentField, StatisticsSpec
+from stream.core.values import ValueSpec
 
 __all__ = [
     "FeatureSpec",
@@ -60,6 +61,7 @@ class FeatureSpec:
         statistics: what is kept of items.
         candidates: where candidates come from.
         n_history: events of the ring that sequence models get.
+        values: what is done to events' values before they are folded.
     """
 
     types: EventTypes = field(default_factory=EventTypes)
@@ -67,6 +69,7 @@ class FeatureSpec:
     statistics: StatisticsSpec = field(default_factory=StatisticsSpec)
     candidates: CandidateSpec = field(default_factory=CandidateSpec)
     n_history: int = 32
+    values: ValueSpec = field(default_factory=ValueSpec)
 
     def __post_init__(self) -> None:
         self.candidates.check(self.statistics)
@@ -83,7 +86,9 @@ class FeatureSpec:
         """Plain lists and dicts, for a manifest."""
         plain: dict[str, object] = json.loads(json.dumps(asdict(self)))
         plain["types"] = self.types.as_json()
-        return plain
+        del plain["values"]
+        # Left out where there is nothing to do, so that specifications from before there were steps keep their digest.
+        return plain | ({"values": self.values.to_json()} if self.values else {})
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> FeatureSpec:
@@ -101,7 +106,7 @@ class FeatureSpec:
             statistics["segments"] = tuple(SegmentField(s["field"], tuple(s["values"])) for s in statistics["segments"])
             candidates = dict(plain["candidates"])
             candidates["lists"] = tuple((str(name), int(n)) for name, n in candidates["lists"])
-            unknown = set(plain) - {"types", "state", "statistics", "candidates", "n_history"}
+            unknown = set(plain) - {"types", "state", "statistics", "candidates", "n_history", "values"}
             if unknown:
                 raise ValueError(f"unknown fields {sorted(unknown)}")
             return cls(
@@ -110,6 +115,7 @@ class FeatureSpec:
                 StatisticsSpec(**statistics),
                 CandidateSpec(**candidates),
                 int(plain["n_history"]),
+                ValueSpec.from_json(plain["values"]) if "values" in plain else ValueSpec(),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a feature specification: {error}") from error

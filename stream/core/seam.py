@@ -1,5 +1,6 @@
 """The one composition that the worker, the backtest and the builder of training sets share.
 
+    events   = spec.values.apply(events)                  values filled, clipped, scaled as the bundle says
     folded   = fold(states, events)                       records -> records, event time only
     features = featurize(folded, events, view)            named arrays as of each event
     outputs  = scorer.score(inputs)                       ONNX session, torch module or a fake: same contract
@@ -136,6 +137,7 @@ class Recommender:
             select: (B,) events that need a recommendation; all that are not replays unless given. A recurrent scorer
                 steps through every event anyway.
         """
+        batch = self.spec.values.apply(batch)
         folded = fold(self.state_spec, states, batch, source=source_key(source), weights=self._weights)
         answered = (folded.outcome == APPLIED) | (folded.outcome == DUPLICATE) | (folded.outcome == REQUESTED)
         activity = self._activity(batch, folded, source, covers)
