@@ -132,8 +132,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         scales_ms: spans of the time scales the model was trained with.
         features: the feature specification as JSON; `feature_digest` covers it and the code that computed it.
         n_vocabulary: strings in the vocabulary.
-        preprocessing: steps that the training log went through, with the numbers fitted, where there were any. What of it
-            touches live events is in `features`, and only that is applied to them.
+        preprocessing: steps that the training log went through, if any, with the numbers fitted. What touches
+            live events is in `features` too, and is applied from there.
         metrics: what was measured when it was trained, by name, such as "news/hr@10".
         files: the other files of the folder, by name.
         seal: SHA-256 of the text with this field empty.
