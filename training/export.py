@@ -44,7 +44,7 @@ from stream.bundle.manifest import (
     encode_manifest,
     seal_manifest,
 )
-from stream.bundle.parity import Parity, difference, take_rows, write_parity
+from stream.bundle.parity import Parity, check_parts, difference, take_rows, write_parity
 from stream.bundle.scorer import GRAPH_NAMES, OnnxScorer, check_shapes
 from stream.core.features import FeatureSpec, TensorSpec, menu
 
@@ -61,17 +61,28 @@ class ModuleScorer:
     """A PyTorch module behind the scorer contract of `stream.core.seam`: the reference for its export.
 
     Args:
-        module: its `forward` takes the inputs by name and returns items, scores and, if `n_state > 0`, the state.
+        module: its `forward` takes the inputs by name and returns items, scores, if `n_state > 0` the state, and if
+            there are `parts` these.
         inputs: what `forward` takes.
         n_state: floats of recurrent state per user.
         space: what `items` mean.
+        parts: names of what a score is the sum of, if the module says.
 
     Raises:
         ValueError: `forward` takes other arguments than `inputs`.
     """
 
-    def __init__(self, module: nn.Module, *, inputs: Mapping[str, TensorSpec], n_state: int, space: Space) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        inputs: Mapping[str, TensorSpec],
+        n_state: int,
+        space: Space,
+        parts: Sequence[str] = (),
+    ) -> None:
         self.module = module
+        self.parts = tuple(parts)
         self.n_state = n_state
         self.space: Space = space
         arguments = list(inspect.signature(module.forward).parameters)
@@ -82,7 +93,7 @@ class ModuleScorer:
     @property
     def names(self) -> list[str]:
         """The outputs' names, in the order in which `forward` returns them."""
-        return ["items", "scores", "state"] if self.n_state > 0 else ["items", "scores"]
+        return ["items", "scores", *(["state"] if self.n_state > 0 else []), *(["parts"] if self.parts else [])]
 
     def score(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Score a batch as the module does in evaluation mode; see `stream.core.seam.Scorer`.
@@ -203,6 +214,7 @@ def write_bundle(
     training: TrainingWindow,
     vocabulary: Sequence[str] = (),
     n_state: int = 0,
+    parts: Sequence[str] = (),
     policy: Policy = Policy(),  # noqa: B008  it is frozen
     metrics: Mapping[str, float] | None = None,
     description: str = "",
@@ -213,9 +225,11 @@ def write_bundle(
     """Export `module` and write the bundle folder `path`, in one step and only after it passed `load_bundle`.
 
     Args:
-        module: `forward` takes `inputs` by name, each (B, ...), and returns items, scores and, if `n_state > 0`, state.
+        module: `forward` takes `inputs` by name, each (B, ...), and returns items, scores, if `n_state > 0` the state,
+            and if there are `parts` these (B, k, G).
         inputs: what the model wants, by name, from `menu(features, n_state)`.
         vocabulary: item ids; index `i` (from 1) is `vocabulary[i - 1]`.
+        parts: names of what a score is the sum of; they become reasons, such as "scale:minutes".
         example: rows for the golden inputs, at least two; made up when None.
         preprocessing: what the log went through before, for the manifest.
         training: what it was trained on; name files without their folders, for it goes wherever the bundle goes.
@@ -232,7 +246,8 @@ def write_bundle(
         raise ValueError(f"inputs {unknown} are not on the menu of features: {sorted(offered)}")
     if space == "candidates" and "candidates" not in inputs:
         raise ValueError("a model that ranks candidates has `candidates` among its inputs")
-    reference = ModuleScorer(module, inputs={n: offered[n] for n in inputs}, n_state=n_state, space=space)
+    wanted_inputs = {n: offered[n] for n in inputs}
+    reference = ModuleScorer(module, inputs=wanted_inputs, n_state=n_state, space=space, parts=parts)
     if example is None:
         example = example_inputs(reference.inputs, n_vocabulary=len(vocabulary))
     rows = {n: np.ascontiguousarray(example[n], spec.dtype) for n, spec in reference.inputs.items() if n in example}
@@ -255,6 +270,7 @@ def write_bundle(
             inputs={n: Tensor.of(spec) for n, spec in reference.inputs.items()},
             outputs={n: Tensor.of(spec) for n, spec in outputs.items()},
             n_state=n_state,
+            parts=tuple(parts),
             scales_ms=tuple(scale.span_ms for scale in features.state.scales),
             features=dict(features.to_json()),
             feature_digest=features.digest(),
@@ -287,6 +303,9 @@ def _declare_outputs(golden: Parity, reference: ModuleScorer) -> dict[str, Tenso
     outputs = {"items": TensorSpec("int64", ("B", width)), "scores": TensorSpec("float32", ("B", width))}
     if reference.n_state > 0:
         outputs["state"] = TensorSpec("float32", ("B", reference.n_state))
+    if reference.parts:
+        outputs["parts"] = TensorSpec("float32", ("B", width, len(reference.parts)))
+        check_parts(golden.outputs)
     return outputs
 
 

@@ -69,6 +69,11 @@ class Bundle:
         return self.manifest.reference
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what a score is the sum of; see `Manifest.parts`."""
+        return self.manifest.parts
+
+    @property
     def tag(self) -> int:
         """Marks recurrent state that this bundle wrote; see `Manifest.tag`."""
         return self.manifest.tag

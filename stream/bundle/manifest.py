@@ -46,6 +46,7 @@ DTYPES: Final = ("float32", "int32", "int64", "uint8")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PART = re.compile(r"[a-z0-9][a-z0-9:._-]{0,31}")
 
 
 class Tensor(Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,9 +127,11 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         created_from: the programs that wrote the bundle, with their versions.
         space: whether the model ranks the candidates it is given, or the whole vocabulary.
         inputs: what the model wants from the menu of features.
-        outputs: `items`, `scores`, and `state` for a recurrent model.
+        outputs: `items`, `scores`, and `state` for a recurrent model, `parts` for one that explains its scores.
         n_state: floats of recurrent state kept per user; 0 for none.
         state_dtype: how these are kept between events: half precision costs no quality.
+        parts: names of what a score is the sum of, such as "scale:minutes": the last axis of the output `parts`, and
+            the reasons that recommendations give. Empty for a model that does not say.
         scales_ms: spans of the time scales the model was trained with.
         features: the feature specification as JSON; `feature_digest` covers it and the code that computed it.
         n_vocabulary: strings in the vocabulary.
@@ -149,6 +152,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     outputs: dict[str, Tensor]
     n_state: int = 0
     state_dtype: Literal["float16"] = "float16"
+    parts: tuple[str, ...] = ()
     scales_ms: tuple[int, ...] = ()
     features: dict[str, Any]
     feature_digest: str
@@ -174,6 +178,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def _check_tensors(self) -> None:
         wanted = {"items": "int64", "scores": "float32"} | ({"state": "float32"} if self.n_state > 0 else {})
+        wanted |= {"parts": "float32"} if self.parts else {}
         given = {name: tensor.dtype for name, tensor in self.outputs.items()}
         if given != wanted:
             raise ValueError(f"outputs are {wanted}, not {given}")
@@ -183,12 +188,24 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         shapes = {self.outputs[name].shape for name in ("items", "scores")}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
             raise ValueError(f"items and scores have one shape of two axes, not {sorted(map(list, shapes))}")
+        if self.parts:
+            self._check_parts()
         if self.space == "candidates" and "candidates" not in self.inputs:
             raise ValueError("a model that ranks candidates has `candidates` among its inputs")
         if self.space == "candidates" and self.outputs["items"].shape != self.inputs["candidates"].shape:
             raise ValueError("a model that ranks candidates gives one score for each")
         if self.space == "vocabulary" and self.n_vocabulary < 1:
             raise ValueError("a model that ranks the vocabulary has one")
+
+    def _check_parts(self) -> None:
+        for name in self.parts:
+            if _PART.fullmatch(name) is None:
+                raise ValueError(f"part {name!r} is not 1 to 32 small letters, digits, colons, dots or dashes")
+        if len(set(self.parts)) != len(self.parts):
+            raise ValueError(f"parts have names of their own, not {list(self.parts)}")
+        shape = (*self.outputs["scores"].shape, len(self.parts))
+        if self.outputs["parts"].shape != shape:
+            raise ValueError(f"parts are {list(shape)}, a figure of each for every score, not {self.outputs['parts']}")
 
     @property
     def reference(self) -> str:

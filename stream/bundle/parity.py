@@ -17,10 +17,21 @@ from numpy.typing import NDArray
 from stream.bundle.scorer import OnnxScorer, check_shapes
 from stream.core.features import TensorSpec
 
-__all__ = ["ABSOLUTE", "RELATIVE", "Parity", "check_parity", "difference", "read_parity", "take_rows", "write_parity"]
+__all__ = [
+    "ABSOLUTE",
+    "RELATIVE",
+    "Parity",
+    "check_parity",
+    "check_parts",
+    "difference",
+    "read_parity",
+    "take_rows",
+    "write_parity",
+]
 
 RELATIVE: Final = 1e-4
 ABSOLUTE: Final = 1e-5
+PARTS: Final = 1e-4
 
 MAX_ROWS: Final = 4096
 MAX_UNPACKED_BYTES: Final = 256 << 20
@@ -91,8 +102,10 @@ def check_parity(scorer: OnnxScorer, parity: Parity) -> None:
     """Recompute the golden outputs at the stored batch size, one by one, and at several larger ones.
 
     Raises:
-        ValueError: an output differs by more than 1e-4 relative and 1e-5 absolute; says which, where and by how much.
+        ValueError: an output differs by more than 1e-4 relative and 1e-5 absolute (says which, where and by how much),
+            or parts do not add up to their score.
     """
+    check_parts(parity.outputs)
     n_stored = len(next(iter(parity.inputs.values())))
     for n_rows in sorted({n_stored, *(size for size in WARM_UP if size > 1), 2 * n_stored + 1}):
         _compare(scorer, take_rows(parity.inputs, n_rows), take_rows(parity.outputs, n_rows), f"a batch of {n_rows}")
@@ -101,6 +114,24 @@ def check_parity(scorer: OnnxScorer, parity: Parity) -> None:
         inputs = {name: array[one] for name, array in parity.inputs.items()}
         outputs = {name: array[one] for name, array in parity.outputs.items()}
         _compare(scorer, inputs, outputs, f"a batch of 1 (row {row})")
+
+
+def check_parts(outputs: Arrays) -> None:
+    """Whether `parts` (B, k, G), where there are any, sum to `scores` (B, k) to 1e-4; -inf of padding aside.
+
+    Raises:
+        ValueError: they do not; says where and by how much.
+    """
+    if "parts" not in outputs:
+        return
+    scores = outputs["scores"]
+    total = outputs["parts"].sum(axis=-1, dtype=np.float64)
+    wrong = np.isfinite(scores) & ~np.isclose(total, scores, rtol=PARTS, atol=PARTS)
+    if wrong.any():
+        row, column = (int(index[0]) for index in np.nonzero(wrong))
+        raise ValueError(
+            f"parts[{row}, {column}] sum to {total[row, column]:.7g}, the score is {scores[row, column]:.7g}"
+        )
 
 
 def _compare(scorer: OnnxScorer, inputs: Arrays, expected: Arrays, batch: str) -> None:
@@ -126,6 +157,8 @@ def difference(expected: Arrays, found: Arrays) -> str | None:
         if name == "items":
             continue
         close = np.isclose(given, golden, rtol=RELATIVE, atol=ABSOLUTE)
+        if name == "parts":  # items that changed places took theirs along
+            close |= (expected["items"] != found["items"])[..., None]
         if not close.all():
             where = tuple(int(index[0]) for index in np.nonzero(~close))
             return f"{name}{list(where)}: expected {golden[where]:.7g}, found {given[where]:.7g}"

@@ -54,7 +54,7 @@ class OnnxScorer:
     Args:
         model: the serialized ONNX graph; it must need no other file.
         inputs: the arrays it wants, by name.
-        outputs: the arrays it gives: `items`, `scores`, and `state` where `n_state > 0`.
+        outputs: the arrays it gives: `items`, `scores`, `state` where `n_state > 0`, and maybe `parts`.
         n_state: floats of recurrent state per user.
         space: what `items` mean: "candidates" (the values passed in) or "vocabulary" (indices from 1).
 
@@ -89,7 +89,7 @@ class OnnxScorer:
         self._names = [GRAPH_NAMES.get(name, name) for name in self.outputs]
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Score a batch: named arrays in (more than wanted is fine), `items`, `scores` and maybe `state` out.
+        """Score a batch: named arrays in (more than wanted is fine), `items`, `scores`, maybe `state` and `parts` out.
 
         Raises:
             ValueError: an array is missing or has the wrong shape.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numba import njit
@@ -25,10 +26,16 @@ from stream.core.features import FeatureSpec
 from stream.core.state import States, compiled_form
 from stream.core.statistics import ItemStatistics
 
-__all__ = ["FILLED", "Ranked", "rank", "reasons_of", "sources_of"]
+__all__ = ["FILLED", "Ranked", "Sources", "rank", "reasons_of", "sources_of", "with_strongest"]
 
 FILLED: Final = 1 << 15
 """Source bit: the model had nothing more to say, the item is popular."""
+
+PART_SHIFT: Final = 16
+"""From this bit on: 1 + the number of the part that carries most of the score, 0 where the model has none."""
+
+Sources: TypeAlias = NDArray[np.uint16] | NDArray[np.uint32]
+"""Source bits; the wider form has parts in its upper half."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +50,7 @@ class Ranked:
 
     items: NDArray[np.int32]
     scores: NDArray[np.float32]
-    sources: NDArray[np.uint16]
+    sources: Sources
 
 
 def rank(
@@ -51,7 +58,7 @@ def rank(
     after: States,
     items: NDArray[np.int32],
     scores: NDArray[np.float32],
-    sources: NDArray[np.uint16],
+    sources: Sources,
     view: ItemStatistics,
     filters: Filters,
     n: NDArray[np.int64],
@@ -73,7 +80,7 @@ def rank(
     ranked = Ranked(
         np.full((len(items), width), -1, np.int32),
         np.zeros((len(items), width), np.float32),
-        np.zeros((len(items), width), np.uint16),
+        np.zeros((len(items), width), sources.dtype),
     )
     catalogue = view.catalogue
     kernel = spec._kernel
@@ -107,17 +114,20 @@ def rank(
     return ranked
 
 
-def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool) -> tuple[str, ...]:
-    """What a recommendation's source bits say, strongest evidence first, at most three.
+def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool, parts: Sequence[str] = ()) -> tuple[str, ...]:
+    """What a recommendation's source bits say, strongest evidence first, at most three and a part.
 
     `own` the user had it before; `co-visited:last`, `co-visited:session`, `co-visited:earlier` others went on to it
     from the user's last item, from the session's items, from earlier sessions; `popular:CHANNEL`; `new`; `model` for
-    items of a model without candidates; `fill:CHANNEL` where the model had nothing more to say.
+    items of a model without candidates; `fill:CHANNEL` where the model had nothing more to say. A model of named
+    `parts` adds the one that carries most of the score, such as `scale:minutes`, in place of `model`.
     """
     if sources & FILLED:
         return (f"fill:{spec.statistics.popularity[spec.statistics.broadest].name}",)
+    strongest = (sources >> PART_SHIFT) - 1
+    part = (parts[strongest],) if 0 <= strongest < len(parts) else ()
     if not from_candidates:
-        return ("model",)
+        return part or ("model",)
     reasons = [
         name
         for bit, name in (
@@ -135,7 +145,7 @@ def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool) -> tup
     ]
     if sources & FROM_NEWEST:
         reasons.append("new")
-    return tuple(reasons[:3]) or ("model",)
+    return (*reasons[:3], *part) or ("model",)
 
 
 def sources_of(
@@ -154,6 +164,30 @@ def sources_of(
     found = np.zeros(items.shape, np.uint16)
     _sources_of(items, candidates, sources, scratch.sized(n_items), n_items, found)
     return found
+
+
+def with_strongest(sources: Sources, parts: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """(R, k) source bits with the largest of each item's `parts` (R, k, G) in them, the first of equal ones.
+
+    Args:
+        sources: (R, k), or (R, 0) for none.
+    """
+    found = np.zeros(parts.shape[:2], np.uint32)
+    _strongest(parts, found)
+    if sources.shape[1] > 0:
+        found |= sources
+    return found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _strongest(parts: Any, found: Any) -> None:
+    for b in range(parts.shape[0]):
+        for i in range(parts.shape[1]):
+            best = 0
+            for g in range(1, parts.shape[2]):
+                if parts[b, i, g] > parts[b, i, best]:
+                    best = g
+            found[b, i] = np.uint32((best + 1) << PART_SHIFT)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

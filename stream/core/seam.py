@@ -25,7 +25,7 @@ from stream.core.catalogue import Catalogue
 from stream.core.events import EventBatch
 from stream.core.features import FeatureSpec, TensorSpec, Vocabulary, featurize
 from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold, source_key
-from stream.core.ranking import Ranked, rank, sources_of
+from stream.core.ranking import Ranked, Sources, rank, sources_of, with_strongest
 from stream.core.state import NEVER_MS, States, StateSpec
 from stream.core.statistics import ItemStatistics
 
@@ -43,6 +43,9 @@ class Scorer(Protocol):
     Outputs are `items` int64 (B, k), `scores` float32 (B, k) and, where n_state > 0, `state` float32 (B, n_state). In
     the space "candidates", items are values of the input `candidates`, in any order, -1 for padding. In the space
     "vocabulary" they are indices of the bundle's vocabulary from 1, best first, 0 for none.
+
+    A scorer may add `parts` float32 (B, k, G), which sum to `scores` over G: what each of G named parts contributes.
+    The strongest one of an item is among its reasons.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -164,7 +167,7 @@ class Recommender:
             outputs = self._score(features.inputs, len(stepped))
         else:
             outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs)
-        sources = np.zeros((len(stepped), 0), np.uint16)
+        sources: Sources = np.zeros((len(stepped), 0), np.uint16)
         if self.scorer.space == "vocabulary":
             items = self._catalogue_numbers(view)[np.clip(outputs["items"], 0, len(self.vocabulary.ids))]
         else:
@@ -172,6 +175,8 @@ class Recommender:
             candidates = features.inputs.get("candidates")
             if candidates is not None:
                 sources = sources_of(items, candidates, features.sources, self._scratch, view.catalogue.capacity)
+        if "parts" in outputs:
+            sources = with_strongest(sources, outputs["parts"])
         asked = np.full(len(stepped), self.policy.n, np.int64)
         wishes = [(row, request.n) for row, request in batch.requests.items() if request.n is not None]
         for row, n in wishes:
@@ -230,7 +235,7 @@ class Recommender:
             if len(here) > 0:
                 users, write = batch.user[rows[here]], changes[rows[here]]
                 scored = self._step_model({name: column[here] for name, column in inputs.items()}, stored[users])
-                for name in ("items", "scores"):
+                for name in scored.keys() & {"items", "scores", "parts"}:
                     if name not in outputs:
                         outputs[name] = np.zeros((len(rows), *scored[name].shape[1:]), scored[name].dtype)
                     outputs[name][here] = scored[name]

@@ -76,6 +76,11 @@ class ServedBundle(Protocol):
         ...
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what a score is the sum of; empty for a model that does not say."""
+        ...
+
+    @property
     def reference(self) -> str:
         """name@version."""
         ...
@@ -260,6 +265,8 @@ class Processor:
     def _reason_of(self, sources: int) -> list[str]:
         reasons = self._reasons.get(sources)
         if reasons is None:
-            named = reasons_of(self.bundle.features, sources, from_candidates=self.bundle.scorer.space == "candidates")
+            bundle = self.bundle
+            from_candidates = bundle.scorer.space == "candidates"
+            named = reasons_of(bundle.features, sources, from_candidates=from_candidates, parts=bundle.parts)
             reasons = self._reasons[sources] = list(named)
         return reasons

@@ -34,6 +34,12 @@ def refused(folder: Path) -> BundleError:
     return caught.value
 
 
+def add_parts(manifest: dict[str, Any], names: list[str], shape: list[Any]) -> None:
+    """Claim that a score is the sum of named parts."""
+    manifest.update(parts=names)
+    manifest["outputs"]["parts"] = {"dtype": "float32", "shape": shape}
+
+
 def test_a_whole_bundle_is_loaded(bundles: Path) -> None:
     bundle = load_bundle(bundles / "recurrent")
     assert bundle.reference == "recurrent@1"
@@ -111,6 +117,11 @@ def test_another_feature_digest_says_both_and_what_to_do(copy: Copy) -> None:
         (lambda m: m["inputs"]["item"].update(shape=[3]), "the first axis is the batch"),
         (lambda m: m.update(n_state=8), "with n_state 8, the state goes in and comes out"),
         (lambda m: m["policy"].update(seen="maybe"), "Invalid enum value 'maybe'"),
+        (lambda m: m.update(parts=["scale:days"]), "outputs are {'items': 'int64', 'scores': 'float32', 'state'"),
+        (lambda m: add_parts(m, ["a", "a"], ["B", 20, 2]), "parts have names of their own"),
+        (lambda m: add_parts(m, ["Scale"], ["B", 20, 1]), "part 'Scale' is not 1 to 32"),
+        (lambda m: add_parts(m, ["a", "b"], ["B", 20, 3]), "parts are ['B', 20, 2], a figure of each for every score"),
+        (lambda m: add_parts(m, ["a", "b"], ["B", 20, 2]), "its outputs: expected"),
         (lambda m: m["features"].pop("candidates"), "its feature specification is refused"),
         (lambda m: m["features"].update(extra=1), "its feature specification is refused"),
         (lambda m: m.update(scales_ms=[1000]), "its time scales (ms): expected [300000"),

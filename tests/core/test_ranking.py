@@ -13,7 +13,7 @@ from stream.core.candidates import FROM_LAST, FROM_NEWEST, FROM_OWN, FROM_SESSIO
 from stream.core.events import REQUEST, item_key
 from stream.core.features import FeatureSpec
 from stream.core.fold import fold, source_key
-from stream.core.ranking import FILLED, Ranked, rank, reasons_of, sources_of
+from stream.core.ranking import FILLED, Ranked, rank, reasons_of, sources_of, with_strongest
 from stream.core.state import blank_states
 from tests.core.activities import Entry
 from tests.core.histories import SOURCE, T0_MS, WEIGHTS, Happening, Past, batch_of
@@ -159,3 +159,21 @@ def test_reasons_name_the_strongest_evidence_first() -> None:
     assert reasons_of(spec, 0, from_candidates=True) == ("model",)
     assert reasons_of(spec, 0, from_candidates=False) == ("model",)
     assert reasons_of(spec, FILLED, from_candidates=False) == ("fill:all:1d",)
+
+
+@given(st.integers(1, 6), st.integers(0, 20))
+def test_the_strongest_part_of_a_score_is_its_reason(n_parts: int, n_items: int) -> None:
+    """Beside what the candidate's sources say, in the room that they leave."""
+    spec, names = FeatureSpec(), [f"scale:{number}" for number in range(n_parts)]
+    parts = np.random.default_rng(n_items).integers(-3, 3, (2, n_items, n_parts)).astype(np.float32)
+    sources = np.full((2, n_items), FROM_OWN | 1 << first_list_bit, np.uint16)
+    alone = with_strongest(np.zeros((2, 0), np.uint16), parts)
+    beside = with_strongest(sources, parts)
+    for row in range(2):
+        for item in range(n_items):
+            strongest = names[int(parts[row, item].argmax())]
+            assert reasons_of(spec, int(alone[row, item]), from_candidates=False, parts=names) == (strongest,)
+            found = reasons_of(spec, int(beside[row, item]), from_candidates=True, parts=names)
+            assert found == ("own", "popular:continuing:30m", strongest)
+    assert reasons_of(spec, FILLED, from_candidates=False, parts=names) == ("fill:all:1d",)
+    assert reasons_of(spec, 0, from_candidates=False, parts=names) == ("model",)

@@ -36,6 +36,7 @@ class Net:
     build: Callable[[], Any]
     inputs: tuple[str, ...]
     n_state: int = 0
+    parts: tuple[str, ...] = ()
 
 
 TEMPO = TempoConfig(N_ITEMS, d=16, n_best=N_ITEMS)
@@ -51,7 +52,7 @@ NETS = {
         ("history_items", "history_age_s", "history_kinds", "history_values"),
     ),
     "lstm_seq2seq": Net(lambda: LstmSeq2Seq(LSTM), EVENT, LSTM.n_state),
-    "tempo": Net(lambda: Tempo(TEMPO), EVENT, TEMPO.n_state),
+    "tempo": Net(lambda: Tempo(TEMPO), EVENT, TEMPO.n_state, Tempo(TEMPO).parts),
 }
 
 

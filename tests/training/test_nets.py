@@ -12,6 +12,7 @@ import torch
 
 from tests.training.sequence_nets import FEATURES, N_HISTORY, N_ITEMS, NETS, TEMPO, build, made_up, scores_after
 from training.losses import draw_negatives, full_cross_entropy, sampled_cross_entropy
+from training.nets.scales import scale_names
 from training.nets.scan import linear_scan
 from training.nets.tempo import Tempo
 from training.sequences import SequenceBatch, histories, pad, pieces, window_totals
@@ -38,7 +39,7 @@ def test_steps_and_sequence_agree_after_every_event(name: str) -> None:
     with torch.no_grad():
         for at in range(40):
             now = (batch.item[:, at], batch.kind[:, at], batch.gap_s[:, at], batch.value[:, at])
-            items, scores, state = model(*now, state)
+            items, scores, state, *_ = model(*now, state)
             expected = model.predict(batch, torch.full((3,), at))
             assert (expected.gather(1, items - 1) - scores).abs().max() < 1e-5
             assert (best(model, expected) - scores).abs().max() < 1e-5
@@ -51,7 +52,7 @@ def test_a_state_kept_in_half_precision_moves_scores_little(name: str) -> None:
     with torch.no_grad():
         for at in range(40):
             now = (batch.item[:, at], batch.kind[:, at], batch.gap_s[:, at], batch.value[:, at])
-            items, scores, state = model(*now, state)
+            items, scores, state, *_ = model(*now, state)
             state = state.half().float()
         expected = model.predict(batch, torch.full((3,), 39)).gather(1, items - 1)
     assert (expected - scores).abs().max() < 0.01 * expected.std()
@@ -135,14 +136,26 @@ def test_every_parameter_learns(name: str, sampled: bool) -> None:
 
 def test_a_score_of_tempo_is_the_sum_of_its_time_scales() -> None:
     model, batch = build("tempo"), whole()
-    at = torch.tensor([3, 7, 11])
     with torch.no_grad():
-        queries, alpha = model.sequence(batch)
-        row = torch.arange(3)
-        parts = model.scale_scores(queries[row, at], alpha[row, at])  # (3, scales, V)
-        assert parts.shape == (3, TEMPO.n_scales, N_ITEMS)
-        assert (parts.sum(dim=1) - model.predict(batch, at)).abs().max() < 1e-5
-        assert parts.std(dim=1).mean() > 0.01
+        state = torch.zeros(3, TEMPO.n_state)
+        for step in range(12):
+            now = (batch.item[:, step], batch.kind[:, step], batch.gap_s[:, step], batch.value[:, step])
+            items, scores, state, parts = model(*now, state)
+        assert parts.shape == (3, N_ITEMS, TEMPO.n_scales)
+        assert (parts.sum(dim=2) - scores).abs().max() < 1e-5
+        assert (scores - model.predict(batch, torch.full((3,), 11)).gather(1, items - 1)).abs().max() < 1e-5
+        assert parts.std(dim=2).mean() > 0.01
+        assert parts.mean(dim=1).abs().max() < 1e-5, "over all items, no scale says anything"
+
+
+def test_the_scales_of_tempo_have_names_that_follow_what_they_learnt() -> None:
+    model = Tempo(TEMPO)
+    assert model.parts == ("scale:minutes", "scale:hours", "scale:days", "scale:weeks")
+    with torch.no_grad():
+        model.cells[-1].log_tau += 3.0  # type: ignore[operator]
+    assert model.parts == ("scale:hours", "scale:days", "scale:weeks", "scale:months")
+    assert Tempo(replace(TEMPO, n_scales=1)).parts == ()
+    assert scale_names([60.0, 61.0, 62.0]) == ("scale:minutes", "scale:minutes-2", "scale:minutes-3")
 
 
 def test_the_time_scales_of_tempo_forget_at_their_own_pace() -> None:

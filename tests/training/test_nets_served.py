@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from stream.bundle.load import Bundle, load_bundle
@@ -17,7 +22,10 @@ from stream.core.features import TensorSpec, menu
 from stream.core.seam import Policy, Recommender, Scorer
 from stream.core.state import blank_states
 from stream.core.statistics import ItemStatistics
+from stream.wire.messages import Event
+from stream.worker.processor import Processor
 from tests.training.sequence_nets import FEATURES, N_HISTORY, N_ITEMS, NETS, VOCABULARY, build, made_up, scores_after
+from tests.wire.records import FakeRecord
 from training.export import ModuleScorer, example_inputs, export_module, write_bundle
 from training.sequences import UserSequences
 
@@ -40,6 +48,7 @@ def sequence_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bund
             training=TrainingWindow(0, 1, 1, "made up", "tests"),
             vocabulary=VOCABULARY,
             n_state=net.n_state,
+            parts=net.parts,
         )
     return {name: load_bundle(home / name) for name in NETS}
 
@@ -48,7 +57,11 @@ def in_pytorch(name: str) -> ModuleScorer:
     net = NETS[name]
     offered = menu(FEATURES, net.n_state)
     return ModuleScorer(
-        build(name), inputs={wanted: offered[wanted] for wanted in net.inputs}, n_state=net.n_state, space="vocabulary"
+        build(name),
+        inputs={wanted: offered[wanted] for wanted in net.inputs},
+        n_state=net.n_state,
+        space="vocabulary",
+        parts=net.parts,
     )
 
 
@@ -117,6 +130,93 @@ def test_pytorch_and_onnx_agree_at_any_batch_size(name: str, n_rows: int, sequen
         assert difference(reference.score(rows), found) is None
         assert all(sorted(items) == list(range(1, N_ITEMS + 1)) for items in found["items"].tolist())
         assert (np.diff(found["scores"], axis=1) <= 0).all()
+
+
+def answers(bundle: Bundle, records: list[FakeRecord], cuts: list[int]) -> list[list[dict[str, Any]]]:
+    """The items of each record's recommendation, with the log cut into batches."""
+    processor = Processor(bundle, ItemStatistics(FEATURES.statistics), policy=Policy(n=N_ITEMS, seen="none"))
+    stored: dict[bytes, bytes | None] = {}
+    told = []
+    for first, end in itertools.pairwise(cuts):
+        output = processor.process(
+            records[first:end],
+            lambda keys: [stored.get(key) for key in keys],
+            topic="events",
+            partition=0,
+            covers=(first, end - 1),
+        )
+        stored.update(output.writes)
+        told += [json.loads(value or b"")["items"] for _, value in output.recommendations]
+    return told
+
+
+def test_a_recommendation_says_which_time_scale_speaks_for_it_most(sequence_bundles: dict[str, Bundle]) -> None:
+    """From the graph's parts to the message's reason, whatever the batches."""
+    bundle = sequence_bundles["tempo"]
+    assert bundle.parts == ("scale:minutes", "scale:hours", "scale:days", "scale:weeks")
+    sent = [
+        Event(user_id="ann", item_id=VOCABULARY[n * 7 % N_ITEMS], event_type="click", ts_ms=10**12 + 10**7 * n)
+        for n in range(8)
+    ]
+    records = [FakeRecord(b"ann", msgspec.json.encode(event), n, event.ts_ms) for n, event in enumerate(sent)]
+    told = [answers(bundle, records, cuts) for cuts in ([0, 8], [0, 1, 2, 5, 8])]
+    assert [[item["reasons"] for item in items] for items in told[0]] == [
+        [item["reasons"] for item in items] for items in told[1]
+    ]
+    # By hand: the event's own step, from the state that the seven before it left.
+    state = np.zeros((1, bundle.scorer.n_state), np.float32)
+    for n, event in enumerate(sent):
+        gap_s = 0.0 if n == 0 else 1e4
+        one: dict[str, NDArray[Any]] = {
+            "item": np.array([VOCABULARY.index(event.item_id or "") + 1]),
+            "kind": np.array([FEATURES.types.codes()["click"]]),
+            "gap_s": np.array([gap_s], np.float32),
+            "value": np.zeros(1, np.float32),
+            "state": state,
+        }
+        outputs = bundle.scorer.score(one)
+        state = outputs["state"].astype(np.float16).astype(np.float32)
+    strongest = outputs["parts"][0].argmax(axis=1)
+    expected = {
+        VOCABULARY[item - 1]: [bundle.parts[part]] for item, part in zip(outputs["items"][0], strongest, strict=True)
+    }
+    assert {item["item_id"]: item["reasons"] for item in told[0][-1]} == expected
+    assert len({str(reasons) for reasons in expected.values()}) > 1
+
+
+def test_parts_that_do_not_sum_to_the_score_are_refused(tmp_path: Path) -> None:
+    class Boasting(torch.nn.Module):
+        """Says of each scale more than the score has."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.tempo = build("tempo")
+
+        def forward(
+            self,
+            item: torch.Tensor,
+            kind: torch.Tensor,
+            gap_s: torch.Tensor,
+            value: torch.Tensor,
+            state: torch.Tensor,
+        ) -> tuple[torch.Tensor, ...]:
+            items, scores, after, parts = self.tempo(item, kind, gap_s, value, state)
+            return items, scores, after, parts + 0.01
+
+    with pytest.raises(ValueError, match=r"parts\[0, 0\] sum to"):
+        write_bundle(
+            tmp_path / "boasting",
+            module=Boasting(),
+            inputs=NETS["tempo"].inputs,
+            features=FEATURES,
+            space="vocabulary",
+            name="boasting",
+            version=1,
+            training=TrainingWindow(0, 1, 1, "made up", "tests"),
+            vocabulary=VOCABULARY,
+            n_state=NETS["tempo"].n_state,
+            parts=NETS["tempo"].parts,
+        )
 
 
 @pytest.mark.parametrize("name", ["moving_average", "transformer"])

@@ -82,5 +82,6 @@ class PlainBundle:
     scorer: Scorer = field(default_factory=PlainRanker)
     features: FeatureSpec = FEATURES
     vocabulary: list[str] = field(default_factory=list)
+    parts: tuple[str, ...] = ()
     reference: str = "plain@1"
     tag: int = 1

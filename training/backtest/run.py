@@ -365,7 +365,12 @@ class Run:
             tuple("?" if item < 0 else log.item_ids[item] for item in items[there].tolist()),
             tuple(stepped.ranked.scores[ranked][there].astype(float).tolist()),
             tuple(
-                reasons_of(bundle.features, int(bits), from_candidates=bundle.scorer.space == "candidates")
+                reasons_of(
+                    bundle.features,
+                    int(bits),
+                    from_candidates=bundle.scorer.space == "candidates",
+                    parts=bundle.parts,
+                )
                 for bits in stepped.ranked.sources[ranked][there]
             ),
         )

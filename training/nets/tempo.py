@@ -19,7 +19,9 @@ that sees the event's context weighs the scales:
 
     score(i) = sum over scales g of  alpha_g (query_g . item_i + bias_i),      alpha = softmax(W x)
 
-so a score is exactly the sum of its scales (`scale_scores`). One scale is the plain cell, for comparison.
+so a score is exactly the sum of its scales, and they go out with it as named parts. Served scores are relative to the
+average item: a scale then says what it has for this item, not how loud it is. One scale is the plain cell, for
+comparison; it has no parts.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from torch.nn import functional
 
 from training.losses import CatalogueLoss
 from training.nets.embedding import EventEmbedding, RMSNorm
+from training.nets.scales import scale_names
 from training.nets.scan import linear_scan
 from training.sequences import SequenceBatch
 
@@ -89,9 +92,7 @@ class Tempo(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.n_items))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor) -> tuple[Tensor, ...]:
         """One event per user, in time and memory that do not depend on how many came before.
 
         Args:
@@ -101,11 +102,17 @@ class Tempo(nn.Module):
             state: (B, n_state), zeros for a new user.
 
         Returns:
-            items (B, k) int64 vocabulary indices, best first; scores (B, k); state (B, n_state).
+            items (B, k) int64 vocabulary indices, best first; scores (B, k); state (B, n_state); with more than one
+            scale, parts (B, k, G), see `parts`.
         """
         queries, alpha, state = self.step(item, kind, gap_s, value, state)
-        scores, index = torch.topk(self.logits((alpha.unsqueeze(-1) * queries).sum(dim=-2)), self.n_best)
-        return index + 1, scores, state
+        weighed = alpha.unsqueeze(-1) * queries  # (B, G, d)
+        scores, index = torch.topk(self.logits(weighed.sum(dim=-2)), self.n_best)
+        if self.config.n_scales == 1:
+            return index + 1, scores, state
+        items, bias = self._table()
+        parts = items[index] @ weighed.transpose(1, 2) + bias[index].unsqueeze(-1) * alpha.unsqueeze(1)
+        return index + 1, scores, state, parts
 
     def step(
         self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor
@@ -131,12 +138,16 @@ class Tempo(nn.Module):
         return self._read(x, scales)
 
     def logits(self, query: Tensor) -> Tensor:
-        """Scores of the whole vocabulary: (..., d) -> (..., V)."""
-        return functional.linear(query, self.events.items.weight[1:], self.bias)
+        """Scores of the whole vocabulary, relative to the average item: (..., d) -> (..., V)."""
+        return functional.linear(query, *self._table())
 
-    def scale_scores(self, queries: Tensor, alpha: Tensor) -> Tensor:
-        """What each time scale says of every item: (..., G, V); their sum over G is the score."""
-        return alpha.unsqueeze(-1) * self.logits(queries)
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the scales, by the time constants that their channels have learnt; none for a single one."""
+        if self.config.n_scales == 1:
+            return ()
+        log_tau = cast("Cell", self.cells[-1]).log_tau.detach().reshape(self.config.n_scales, -1)
+        return scale_names(torch.exp(log_tau.mean(dim=1)).tolist())
 
     def loss(self, batch: SequenceBatch, catalogue_loss: CatalogueLoss) -> Tensor:
         """Of predicting each event's next item."""
@@ -150,6 +161,11 @@ class Tempo(nn.Module):
         queries, alpha = self.sequence(batch)
         row = torch.arange(len(at), device=at.device)
         return self.logits((alpha[row, at].unsqueeze(-1) * queries[row, at]).sum(dim=-2))
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Items (V, d) and their biases (V,), less the average item's. A softmax never sees the difference."""
+        items = self.events.items.weight[1:]
+        return items - items.mean(dim=0), self.bias - self.bias.mean()
 
     def _read(self, x: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
         queries = self.dropout(self.final(scales))
