@@ -39,6 +39,8 @@ def path(
     log: Path | None = None,
     rounds: int = 1,
     batch: int = 256,
+    peers: bool = False,
+    recurrent: bool = False,
     kafka: str | None = None,
     json: bool = False,
 ) -> None:
@@ -46,6 +48,9 @@ def path(
 
     Events lie ready in Kafka; measured is how fast acknowledged recommendations come out, warm-up left out. The table
     says where the processor's time goes, an event at a time.
+
+    With --peers, Quix Streams and Bytewax do the same job too, and Faust in batches. Their environments are made on the
+    first call, in your cache. Their answers are checked against the worker's.
 
     Parameters
     ----------
@@ -64,14 +69,21 @@ def path(
     rounds
         How often both are measured, in turn; medians count.
     batch
-        Events that the worker scores together at most.
+        Events that are scored together at most.
+    peers
+        Measure Quix Streams and Bytewax as well.
+    recurrent
+        Score with an untrained recurrent model over --items items, which costs what a trained one costs.
     kafka
         A cluster to use, HOST:PORT. Left out: a broker is started and stopped.
     json
-        Print one line: {"events_per_s": ..., "plain_faust_events_per_s": ..., "ratio": ..., "us_per_event": {...}}.
+        Print one line: {"events_per_s": ..., "plain_faust_events_per_s": ..., "ratio": ..., "us_per_event": {...}},
+        with --peers also {"peers": {"faust": ..., "quix": ..., "bytewax": ...}, "formulations": {...}}.
     """
+    if recurrent and bundle is not None:
+        raise PolytempoError("--recurrent makes a bundle of its own.", "Leave --bundle out.")
     _at_least_one(events=events, plain_events=plain_events, users=users, items=items, rounds=rounds, batch=batch)
-    module = _benchmark("path")
+    module = _benchmark("path_peers" if peers else "path")
     options = module.PathOptions(
         bundle=bundle,
         n_events=events,
@@ -82,12 +94,15 @@ def path(
         n_rounds=rounds,
         max_events=batch,
         kafka=kafka,
+        recurrent=recurrent,
     )
     figures = module.run(options, say=lambda what: people.print(what, style="dim"))
     if json:
         print_json(figures)
     else:
         _show_path(figures)
+        if peers:
+            _show_peers(figures)
 
 
 @bench.command
@@ -188,6 +203,32 @@ def _show_path(figures: dict[str, Any]) -> None:
     )
     if not figures["pinned"]:
         results.print("There is one core only: worker, broker and benchmark have shared it.", style="yellow")
+
+
+def _show_peers(figures: dict[str, Any]) -> None:
+    table = Table(title="\nThe same job, the same core", title_justify="left", box=None, pad_edge=False)
+    for name in ("", "events/s", "us of CPU", "of it frame", "a batch", "worker's advantage", "in CPU time"):
+        table.add_column(name, justify="left" if name == "" else "right")
+    table.add_column("events/s", justify="left")
+    fastest = max(figures["events_per_s"], *(each["events_per_s"] for each in figures["formulations"].values()))
+    rows = {"worker": figures} | {figures["labels"][name]: each for name, each in figures["formulations"].items()}
+    keys = ["", *figures["formulations"]]
+    for (label, each), key in zip(rows.items(), keys, strict=True):
+        frame = each["us_per_event"].get("frame and clients")
+        table.add_row(
+            label,
+            f"{each['events_per_s']:,.0f}",
+            f"{each['cpu_us_per_event']:,.0f}",
+            "" if frame is None else f"{frame:,.0f}",
+            f"{each['events_per_batch']:.0f}",
+            f"{figures['ratios'][key]:.1f}" if key else "",
+            f"{figures['cpu_ratios'][key]:.1f}" if key else "",
+            "█" * max(1, round(40 * each["events_per_s"] / fastest)),
+        )
+    results.print(table)
+    results.print(f"{figures['answers_checked']:,} answers of peers were checked against the worker's: all the same")
+    for name, why in figures["left_out"].items():
+        results.print(f"{name} is left out: {why}", style="yellow")
 
 
 def _show_latency(figures: dict[str, Any]) -> None:

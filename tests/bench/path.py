@@ -5,7 +5,7 @@ recommendations have been acknowledged. From when a fifth of them is there until
 by then was scored by the bundle in ONNX Runtime, its state is in the table and in the changelog, and within seconds its
 input offset is committed, which is checked. The worker has one core to itself, with all its threads; broker and
 benchmark have the others. The peer (see `peer_faust`) does the same on the same core right after, with fewer events,
-and its warm-up left out in the same way. With several rounds the medians count.
+and its warm-up left out in the same way. With several rounds the medians count. `path_peers` has more peers.
 
 On a machine that others use as well, compare ratios and the CPU time an event took, which is measured beside.
 """
@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import signal
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -35,12 +34,27 @@ from stream.errors import PolytempoError
 from stream.kafka.broker import EmbeddedBroker
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames, ensure_topics, topic_layout
+from stream.wire.messages import Recommendation
 from tests.bench.path_events import Pair, load_events, produce_all
-from tests.bench.path_worker import Options
+from tests.bench.path_options import Options
+from tests.bench.path_process import ROOT, Process
 
-__all__ = ["STAGES", "Measured", "PathOptions", "Process", "a_bundle", "a_kafka", "committed", "run"]
+__all__ = [
+    "STAGES",
+    "Answers",
+    "Measured",
+    "PathOptions",
+    "Subject",
+    "a_bundle",
+    "a_core",
+    "a_kafka",
+    "committed",
+    "figures",
+    "measure",
+    "median_stages",
+    "run",
+]
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 DEFAULT_BUNDLE: Final = ROOT / "models" / "shop-ranker"
 STAGES: Final = (
     "decode",
@@ -65,6 +79,9 @@ STAGES: Final = (
 _WARM_SHARE = 0.2
 _POLL_S = 0.02
 
+Answers = dict[tuple[int, int], list[tuple[str, float]]]
+"""Partition and offset of an event -> what was recommended, best first, with scores."""
+
 
 @dataclass(frozen=True, slots=True)
 class PathOptions:
@@ -79,6 +96,7 @@ class PathOptions:
         n_partitions: partitions of the input topic.
         max_events: events that the worker scores together at most.
         kafka: a cluster to use instead of a broker of the benchmark's own.
+        recurrent: score with an untrained recurrent model over `n_items` items, which costs what a trained one costs.
     """
 
     bundle: Path | None = None
@@ -91,6 +109,28 @@ class PathOptions:
     n_partitions: int = 4
     max_events: int = 256
     kafka: str | None = None
+    recurrent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: the worker, or a peer.
+
+    Attributes:
+        module: what runs.
+        label: for people.
+        python: in which environment.
+        formulation, fixed_view: see `tests.bench.path_options.Options`.
+        stored: gives, from the folder of its states, how many input events it has committed; None for one that
+            commits to Kafka.
+    """
+
+    module: str
+    label: str
+    python: Path = Path(sys.executable)
+    formulation: str = ""
+    fixed_view: bool = False
+    stored: Callable[[Path], int] | None = None
 
 
 @dataclass(slots=True)
@@ -101,83 +141,13 @@ class Measured:
     us_per_event: dict[str, float]
     """CPU time by stage."""
     n_per_batch: float
+    answers: Answers = field(default_factory=dict)
+    """What was recommended, if that was asked for."""
 
     @property
     def cpu_us(self) -> float:
         """CPU time an event, all stages."""
         return sum(self.us_per_event.values())
-
-
-@dataclass(slots=True)
-class Process:
-    """A Python process of the benchmark, and what it says: JSON lines."""
-
-    module: str
-    arguments: Sequence[str]
-    workdir: Path
-    label: str = "worker"
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    _process: subprocess.Popen[bytes] | None = None
-
-    async def start(self, timeout_s: float = 120.0) -> None:
-        """Start it, and wait until it is ready.
-
-        Raises:
-            PolytempoError: it ended, or was not ready in time.
-        """
-        command = [sys.executable, "-m", self.module, *self.arguments]
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
-        deadline_s = time.monotonic() + timeout_s
-        while b'"ready"' not in self._out.read_bytes():
-            self.check()
-            if time.monotonic() > deadline_s:
-                raise PolytempoError(f"{self.module} was not ready within {timeout_s:.0f} s.", self._said())
-            await asyncio.sleep(_POLL_S)
-
-    def check(self) -> None:
-        """Raise PolytempoError if it has ended."""
-        if self._process is None or self._process.poll() is not None:
-            raise PolytempoError(f"{self.module} ended by itself.", self._said())
-
-    async def stop(self, timeout_s: float = 30.0) -> dict[str, Any]:
-        """End it with SIGTERM; its last line."""
-        process = self._process
-        if process is None:
-            return {}
-        process.terminate()
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, process.wait, timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise PolytempoError(f"{self.module} did not stop within {timeout_s:.0f} s.", self._said()) from None
-        if process.returncode != 0:
-            raise PolytempoError(f"{self.module} ended with {process.returncode}.", self._said())
-        last: dict[str, Any] = json.loads(self._out.read_bytes().splitlines()[-1])
-        return last
-
-    def begin(self) -> None:
-        """What it measures counts from now on."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGUSR1)
-
-    def kill(self) -> None:
-        """End it, whatever it does."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
-    @property
-    def _out(self) -> Path:
-        return self.workdir / f"{self.label}.out"
-
-    @property
-    def _err(self) -> Path:
-        return self.workdir / f"{self.label}.err"
-
-    def _said(self) -> str:
-        return self._err.read_text(errors="replace")[-2000:]
 
 
 def run(options: PathOptions, say: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
@@ -200,16 +170,26 @@ def a_kafka(servers: str | None) -> Iterator[KafkaSettings]:
 
 
 @contextlib.contextmanager
-def a_bundle(path: Path | None) -> Iterator[Path]:
-    """The bundle that was named, else the shop's, else an untrained two-stage ranker, which costs as much to run."""
-    if path is not None or DEFAULT_BUNDLE.exists():
+def a_bundle(path: Path | None, n_recurrent: int | None = None) -> Iterator[Path]:
+    """The bundle that was named, else the shop's, else an untrained two-stage ranker, which costs as much to run.
+
+    `n_recurrent` asks for an untrained recurrent model over so many items of the shop instead.
+    """
+    if path is not None or (n_recurrent is None and DEFAULT_BUNDLE.exists()):
         yield DEFAULT_BUNDLE if path is None else path.absolute()
         return
-    from tests.bundle.models import write_ranker
-
     with tempfile.TemporaryDirectory(prefix="polytempo-bench-") as folder:
-        write_ranker(Path(folder) / "ranker")
-        yield Path(folder) / "ranker"
+        if n_recurrent is None:
+            from tests.bundle.models import write_ranker
+
+            write_ranker(Path(folder) / "ranker")
+            yield Path(folder) / "ranker"
+        else:
+            from tests.bench.recurrent import write_shop_recurrent
+
+            name = f"recurrent-{n_recurrent}"
+            write_shop_recurrent(Path(folder) / name, n_recurrent)
+            yield Path(folder) / name
 
 
 async def committed(settings: KafkaSettings, names: TopicNames, n_partitions: int) -> int:
@@ -228,7 +208,7 @@ async def committed(settings: KafkaSettings, names: TopicNames, n_partitions: in
 
 
 @contextlib.contextmanager
-def _cores() -> Iterator[int | None]:
+def a_core() -> Iterator[int | None]:
     """The core for what is measured; this process and what it starts keep to the others meanwhile."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if len(cores) < 2:
@@ -249,65 +229,103 @@ async def _run(options: PathOptions, say: Callable[[str], object]) -> dict[str, 
     ours: list[Measured] = []
     plain: list[Measured] = []
     with (
-        a_bundle(options.bundle) as bundle,
-        _cores() as core,
+        a_bundle(options.bundle, options.n_items if options.recurrent else None) as bundle,
+        a_core() as core,
         a_kafka(options.kafka) as settings,
         tempfile.TemporaryDirectory(prefix="polytempo-bench-") as folder,
     ):
         for number in range(options.n_rounds):
-            for module, backlog, results, name in (
-                ("tests.bench.path_worker", pairs, ours, "worker"),
-                ("tests.bench.peer_faust", plain_pairs, plain, "plain Faust"),
+            for subject, backlog, results in (
+                (Subject("tests.bench.path_worker", "worker"), pairs, ours),
+                (Subject("tests.bench.peer_faust", "plain Faust"), plain_pairs, plain),
             ):
-                say(f"round {number + 1} of {options.n_rounds}: {name}, {len(backlog):,} events")
-                measured = await _measure(options, settings, module, backlog, bundle, core, Path(folder))
-                say(f"{name}: {measured.events_per_s:,.0f} events/s, {measured.cpu_us:.0f} us of CPU an event")
+                say(f"round {number + 1} of {options.n_rounds}: {subject.label}, {len(backlog):,} events")
+                measured = await measure(options, settings, subject, backlog, bundle, core, Path(folder))
+                say(f"{subject.label}: {measured.events_per_s:,.0f} events/s, {measured.cpu_us:.0f} us of CPU an event")
                 results.append(measured)
-    return {
-        "events_per_s": round(statistics.median(each.events_per_s for each in ours), 1),
-        "plain_faust_events_per_s": round(statistics.median(each.events_per_s for each in plain), 1),
-        "ratio": round(statistics.median(a.events_per_s / b.events_per_s for a, b in zip(ours, plain, strict=True)), 2),
-        "us_per_event": _median_stages(ours),
-        "cpu_us_per_event": round(statistics.median(each.cpu_us for each in ours), 1),
-        "plain_faust_cpu_us_per_event": round(statistics.median(each.cpu_us for each in plain), 1),
-        "cpu_ratio": round(statistics.median(b.cpu_us / a.cpu_us for a, b in zip(ours, plain, strict=True)), 2),
-        "plain_faust_us_per_event": _median_stages(plain),
-        "events_per_batch": round(statistics.median(each.n_per_batch for each in ours), 1),
+    return figures(options, ours, plain) | {
         "events": len(pairs),
         "plain_faust_events": len(plain_pairs),
-        "rounds": options.n_rounds,
         "bundle": bundle.name,
         "pinned": core is not None,
     }
 
 
-def _median_stages(rounds: list[Measured]) -> dict[str, float]:
+def figures(options: PathOptions, ours: list[Measured], plain: list[Measured]) -> dict[str, Any]:
+    """What the rounds of the worker and of plain Faust say: medians, and medians of each round's ratio."""
+    return {
+        "events_per_s": round(statistics.median(each.events_per_s for each in ours), 1),
+        "plain_faust_events_per_s": round(statistics.median(each.events_per_s for each in plain), 1),
+        "ratio": round(statistics.median(a.events_per_s / b.events_per_s for a, b in zip(ours, plain, strict=True)), 2),
+        "us_per_event": median_stages(ours),
+        "cpu_us_per_event": round(statistics.median(each.cpu_us for each in ours), 1),
+        "plain_faust_cpu_us_per_event": round(statistics.median(each.cpu_us for each in plain), 1),
+        "cpu_ratio": round(statistics.median(b.cpu_us / a.cpu_us for a, b in zip(ours, plain, strict=True)), 2),
+        "plain_faust_us_per_event": median_stages(plain),
+        "events_per_batch": round(statistics.median(each.n_per_batch for each in ours), 1),
+        "rounds": options.n_rounds,
+    }
+
+
+def median_stages(rounds: list[Measured]) -> dict[str, float]:
+    """CPU time an event by stage, in the order of an event's way."""
     found = {stage for each in rounds for stage in each.us_per_event}
     order = [*(stage for stage in STAGES if stage in found), *sorted(found - set(STAGES))]
     return {stage: round(statistics.median(each.us_per_event.get(stage, 0.0) for each in rounds), 2) for stage in order}
 
 
-async def _measure(
+async def measure(
     options: PathOptions,
     settings: KafkaSettings,
-    module: str,
+    subject: Subject,
     pairs: list[Pair],
     bundle: Path,
     core: int | None,
     folder: Path,
+    *,
+    history: Sequence[bytes] = (),
+    read_answers: bool = False,
 ) -> Measured:
-    """Start `python -m module` over a backlog in topics of its own, and watch its output grow to the end."""
+    """Start the subject over a backlog in topics of its own, and watch its output grow to the end.
+
+    Args:
+        options: partitions, and events scored together.
+        settings: the cluster.
+        subject: what runs.
+        pairs: the backlog.
+        bundle: what it scores with.
+        core: where it stays.
+        folder: for its files.
+        history: messages of item activity that are there from the start.
+        read_answers: give back what was recommended.
+
+    Raises:
+        PolytempoError: it ended, stood still, or did not commit all that it had answered.
+    """
     prefix = f"bench-{uuid.uuid4().hex[:8]}-"
     names, n_partitions = TopicNames(prefix), options.n_partitions
     layout = topic_layout(prefix=prefix, n_partitions=n_partitions)
     await asyncio.get_running_loop().run_in_executor(None, ensure_topics, settings, layout)
     await produce_all(settings, names.events, n_partitions, pairs)
-    wanted = Options(str(bundle), settings.servers, prefix, n_partitions, core, options.max_events)
-    process = Process(module, [wanted.written()], folder, label=prefix)
-    consumer = AIOKafkaConsumer(**settings.aiokafka())
+    if history:
+        await produce_all(settings, names.item_activity, 1, [(b"history", message) for message in history])
+    wanted = Options(
+        str(bundle),
+        settings.servers,
+        prefix,
+        n_partitions,
+        core,
+        options.max_events,
+        subject.fixed_view,
+        subject.formulation,
+        str(folder),
+    )
+    process = Process(subject.module, [wanted.written()], folder, label=prefix, python=subject.python)
+    consumer = AIOKafkaConsumer(**settings.aiokafka(), max_partition_fetch_bytes=8 << 20)
     await consumer.start()
     outputs = [TopicPartition(names.recommendations, partition) for partition in range(n_partitions)]
     letters = [TopicPartition(names.dead_letters, 0)]
+    answers: Answers = {}
     try:
         await process.start()
         window: list[tuple[float, int]] = []
@@ -329,21 +347,54 @@ async def _measure(
                 n_letters = sum((await consumer.end_offsets(letters)).values())
                 raise PolytempoError(
                     f"{n_done:,} of {len(pairs):,} events were answered, then nothing for 30 s.",
-                    f"{n_letters:,} were dead letters." if n_letters else "The worker stands still.",
+                    f"{n_letters:,} were dead letters." if n_letters else f"{subject.label} stands still.",
                 )
             process.check()
         deadline_s = time.monotonic() + 30
-        while await committed(settings, names, n_partitions) < len(pairs):
+        while await _n_committed(settings, subject, wanted) < len(pairs):
             if time.monotonic() > deadline_s:
-                raise PolytempoError(f"{module} has answered everything and committed less.")
+                raise PolytempoError(f"{subject.label} has answered everything and committed less.")
             await asyncio.sleep(0.1)
+        if read_answers:
+            answers = await _read_answers(consumer, outputs)
         result = await process.stop()
     finally:
         process.kill()
         await consumer.stop()
+        shutil.rmtree(wanted.states, ignore_errors=True)
     (first_s, n_first), (last_s, n_last) = before if len(window) == 1 else window[0], window[-1]
     return Measured(
         (n_last - n_first) / (last_s - first_s),
         {stage: us / len(pairs) for stage, us in result["stages_us"].items()},
         len(pairs) / max(1, result["n_batches"]),
+        answers,
     )
+
+
+async def _n_committed(settings: KafkaSettings, subject: Subject, options: Options) -> int:
+    if subject.stored is not None:
+        return subject.stored(options.states)
+    return await committed(settings, options.names, options.n_partitions)
+
+
+async def _read_answers(consumer: AIOKafkaConsumer, outputs: list[TopicPartition]) -> Answers:
+    """All recommendations by the event that each answers.
+
+    Raises:
+        PolytempoError: an event was answered twice.
+    """
+    read = msgspec.json.Decoder(Recommendation).decode
+    answers: Answers = {}
+    consumer.assign(outputs)
+    await consumer.seek_to_beginning(*outputs)
+    n_left = sum((await consumer.end_offsets(outputs)).values())
+    while n_left > 0:
+        for records in (await consumer.getmany(timeout_ms=1000)).values():
+            n_left -= len(records)
+            for record in records:
+                each = read(record.value)
+                place = (each.source.partition, each.source.offset)
+                if place in answers:
+                    raise PolytempoError(f"the event at {place} was answered twice.")
+                answers[place] = [(item.item_id, item.score) for item in each.items]
+    return answers

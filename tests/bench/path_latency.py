@@ -28,9 +28,10 @@ from stream.errors import PolytempoError
 from stream.feed import partition_of
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames, ensure_topics, topic_layout
-from tests.bench.path import STAGES, Process, a_bundle, a_kafka, committed
+from tests.bench.path import STAGES, a_bundle, a_kafka, committed
 from tests.bench.path_events import Pair, load_events, produce_all, with_ids
-from tests.bench.path_worker import Options
+from tests.bench.path_options import Options
+from tests.bench.path_process import Process
 
 __all__ = ["LatencyOptions", "run"]
 
