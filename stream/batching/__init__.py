@@ -14,6 +14,7 @@ An app is wired like this (see tests/batching/app.py for one that runs):
     await serve(app, ready=..., stop=...)
 """
 
+from stream.batching.consumer import Standing
 from stream.batching.ledger import Ledger
 from stream.batching.pipeline import Applied, Load, Prepare, RecordBatch, Send, Step, Timings, run_batches
 from stream.batching.producing import RecordTooLargeError
@@ -34,6 +35,7 @@ __all__ = [
     "RecordBatch",
     "RecordTooLargeError",
     "Send",
+    "Standing",
     "Step",
     "Timings",
     "batch_topic",

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.errors import IllegalStateError
@@ -33,7 +34,7 @@ from stream.batching.table import BatchTable
 if TYPE_CHECKING:
     from stream.batching.transport import BatchTransport
 
-__all__ = ["BatchConsumer", "BatchMessage", "LoopConsumer"]
+__all__ = ["BatchConsumer", "BatchMessage", "LoopConsumer", "Standing"]
 
 #: Keeps the set of wanted partitions from ever being empty: aiokafka reads an empty set as "all".
 _NOBODY: Final = TP("", -1)
@@ -46,6 +47,32 @@ class BatchMessage(ConsumerMessage):  # type: ignore[misc]
     records: Sequence[ConsumerRecord]
     first: int
     epoch: int
+    fetched_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far one batch partition is, as this consumer knows it without asking.
+
+    Attributes:
+        partition: its number.
+        done: everything below is finished and committed; the end where nothing is left that could be committed.
+            None before its first record.
+        end: the offset behind the last record, as of the broker's last answer; None before the first.
+        answered_ms: when the broker last answered a fetch of it, by this machine's clock; None before the first.
+        waiting: whether it has read all there was to read, so that a fetch of it must be under way.
+    """
+
+    partition: int
+    done: int | None
+    end: int | None
+    answered_ms: int | None
+    waiting: bool
+
+    @property
+    def lag(self) -> int:
+        """Events known to be there and not finished."""
+        return 0 if self.done is None or self.end is None else max(self.end - self.done, 0)
 
 
 class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -111,6 +138,13 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         for tp in driver.ensure_aiokafka_TPset(tps) & assigned:
             (consumer.pause if paused else consumer.resume)(tp)
 
+    def state(self, tp: TP) -> Any | None:
+        """aiokafka's own state of one assigned partition; None if it is not assigned."""
+        subscription = None if self._consumer is None else self._consumer._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        (key,) = driver.ensure_aiokafka_TPset({tp})
+        return None if assignment is None or key not in assignment.tps else assignment.state_value(key)
+
     def wake(self) -> None:
         """Make a waiting fetch look again at which partitions are wanted."""
         if self._consumer is not None:
@@ -160,6 +194,23 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if offset is not None:
             self._seek_now(tp, offset)
         self._refresh()
+
+    def standings(self) -> list[Standing]:
+        """How far each batch partition of this generation is; nothing is asked of the broker."""
+        found = []
+        for tp, ledger in sorted(self._ledgers.items()):
+            state = None if ledger.closed else self._thread.state(tp)
+            if state is None:
+                continue
+            done, end = self._committed_offset.get(tp), state.highwater
+            if done is None:
+                done = ledger.began_at
+            read = end is not None and state.has_valid_position and state.position >= end
+            if read and ledger.idle:
+                done = end  # what is left up to the end is no record: a transaction's marker, or what compaction took
+            waiting = read and ledger.active and ledger.n_buffered == 0
+            found.append(Standing(tp.partition, done, end, state.timestamp, waiting))
+        return found
 
     def on_applied(self, ledger: Ledger) -> None:
         """One waiting batch of `ledger` is fully applied: there may be room again."""
@@ -285,6 +336,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             generation_id=ledger.generation,
         )
         message.records, message.first, message.epoch = records, offset, ledger.epoch
+        message.fetched_ns = time.perf_counter_ns()
         self._read_offset[tp] = last.offset
         await self.callback(message)
 

@@ -43,7 +43,8 @@ class Ledger:
 
     `next_read` is the offset that the next fetched records should start at, `next_take` the one that the next batch
     to arrive at the pipeline should; both None until the first records of a partition without a committed offset.
-    `epoch` counts the times that reading went back: batches handed out before carry an older one.
+    `epoch` counts the times that reading went back: batches handed out before carry an older one. `began_at` is the
+    first offset of this generation, None like them.
     """
 
     generation: int
@@ -54,17 +55,23 @@ class Ledger:
     n_waiting: int = 0
     open: bool = False
     closed: bool = False
+    began_at: int | None = None
     _reread: int | None = None
     _spans: deque[Span] = field(default_factory=deque)
     _on_close: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.next_take = self.next_read
+        self.next_take = self.began_at = self.next_read
 
     @property
     def n_buffered(self) -> int:
         """Batches handed out and not yet fully applied."""
         return self.n_handed + self.n_waiting
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: all that was handed out is applied, finished, and said to `committable`."""
+        return self.n_buffered == 0 and not self._spans
 
     @property
     def active(self) -> bool:
@@ -80,7 +87,7 @@ class Ledger:
         offset to read from again, DROP when all of them were handed out before.
         """
         if self.next_read is None:
-            self.next_read = self.next_take = first
+            self.next_read = self.next_take = self.began_at = first
         if last < self.next_read:
             return Admission.DROP, self.next_read
         if first > self.next_read and self._reread != self.next_read:

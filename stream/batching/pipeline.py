@@ -70,12 +70,19 @@ class Timings:
     """Where the time of a slice went, in microseconds.
 
     `step_us`: in `step`. `sends_us`: from its end until all sends were delivered. `changelog_us`: from there until
-    the changelog was, waiting for the slices before included.
+    the changelog was, waiting for the slices before included. `queue_us`: before it, from the fetch of its first record
+    to the step.
     """
 
     step_us: int
     sends_us: int
     changelog_us: int
+    queue_us: int = 0
+
+    @property
+    def total_us(self) -> int:
+        """From the fetch of its first record to its end."""
+        return self.queue_us + self.step_us + self.sends_us + self.changelog_us
 
 
 Load = Callable[[Sequence[bytes]], list[bytes | None]]
@@ -260,6 +267,7 @@ class _Partition:
                 run.slots.release()
                 return
             batch, progresses, left = self._slice()
+            fetched_ns = progresses[0].event.value.fetched_ns
             began_ns = time.perf_counter_ns()
             try:
                 applied = run.step(batch, load)
@@ -275,7 +283,9 @@ class _Partition:
             for progress in progresses:
                 progress.n_pending += 1
             self._tail = run.spawn(
-                self._deliver(progresses, batch, applied, sends, number, span, self._tail, began_ns, stepped_ns)
+                self._deliver(
+                    progresses, batch, applied, sends, number, span, self._tail, fetched_ns, began_ns, stepped_ns
+                )
             )
             for waiting in left:
                 await self._taken(waiting)
@@ -325,6 +335,7 @@ class _Partition:
         number: int,
         span: Span,
         before: asyncio.Task[None] | None,
+        fetched_ns: int,
         began_ns: int,
         stepped_ns: int,
     ) -> None:
@@ -347,7 +358,10 @@ class _Partition:
                 run.on_done(
                     batch,
                     Timings(
-                        (stepped_ns - began_ns) // 1000, (sent_ns - stepped_ns) // 1000, (done_ns - sent_ns) // 1000
+                        (stepped_ns - began_ns) // 1000,
+                        (sent_ns - stepped_ns) // 1000,
+                        (done_ns - sent_ns) // 1000,
+                        (began_ns - fetched_ns) // 1000,
                     ),
                 )
         except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)

@@ -72,6 +72,10 @@ class MemoryStore(memory.Store[bytes, bytes]):  # type: ignore[misc]
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Nothing to clear away: `on_rebalance` has dropped what is not assigned."""
 
+    def n_keys(self) -> int:
+        """Keys held, over all partitions."""
+        return sum(map(len, self.by_partition.values()))
+
     def get_many(self, partition: int, keys: Iterable[bytes]) -> list[bytes | None]:
         get = self.partition(partition).get
         return [get(key) for key in keys]
@@ -170,6 +174,10 @@ class BatchTable(faust.Table):  # type: ignore[misc]
                 staged = overlay.get(key)
                 if staged is not None and staged[0] == number:
                     del overlay[key]
+
+    def n_keys(self) -> int:
+        """Keys in the store, over all partitions that are held; an estimate for one on disk."""
+        return int(self.data.n_keys())
 
     def n_unsettled(self) -> int:
         """Keys in the overlay, over all partitions."""

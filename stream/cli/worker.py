@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from stream.cli.console import people, print_json
+from stream.cli.observing import ObservingOptions
 from stream.cli.options import KafkaOptions, parse_duration_ms
 from stream.errors import PolytempoError
 from stream.kafka.topics import TopicNames
@@ -33,6 +34,7 @@ def worker(
     session: str = "10s",
     log_level: Literal["debug", "info", "warning", "error"] = "warning",
     json: bool = False,
+    observing: ObservingOptions | None = None,
     connection: KafkaOptions | None = None,
 ) -> None:
     """Turn events into recommendations with a bundle.
@@ -62,12 +64,15 @@ def worker(
         session: After so long without a sign of life the others take over what a worker that died has left. Clusters
             allow no less than 6s unless told otherwise.
         log_level: What is logged to standard error.
-        json: Print JSON lines: one when it is ready, one with its counts when it has stopped.
+        json: Print JSON lines: one with the address of health and metrics, one when it is ready, one with its counts
+            when it has stopped.
     """
     from stream.worker.app import Worker, WorkerConfig
     from stream.worker.follower import Refresh
 
     connection = KafkaOptions() if connection is None else connection
+    observing = ObservingOptions() if observing is None else observing
+    refresh_s = parse_duration_ms(refresh) / 1000
     if store == "rocksdb" and data is None:
         raise PolytempoError("--store rocksdb keeps states in a folder.", "Name it with --data.")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -76,11 +81,12 @@ def worker(
         data=data,
         store=f"{store}://",
         max_events=batch,
-        refresh=Refresh(longest_s=parse_duration_ms(refresh) / 1000),
+        refresh=Refresh(longest_s=refresh_s),
         watch_s=parse_duration_ms(watch_bundle) / 1000,
         session_s=parse_duration_ms(session) / 1000,
         n_items=n,
         seen=seen,
+        observing=observing.observing(refresh_s),
     )
     serving = Worker(config, connection.settings(), TopicNames(connection.prefix))
 
@@ -89,6 +95,8 @@ def worker(
             print_json({"ready": True, "bundle": serving.bundle.reference, "pid": os.getpid()})
         else:
             people.print(f"[green]ready[/]: {serving.bundle.reference} answers events; Ctrl-C stops it gracefully")
+            if serving.observed.url is not None:
+                people.print(f"health and metrics: {serving.observed.url}/status", style="dim")
 
     async def main() -> None:
         stop = asyncio.Event()
@@ -107,7 +115,11 @@ def worker(
                     status.stop()
                 ready()
 
-            await serving.run(ready=stop_status, stop=stop, progress=progress)
+            def listening(url: str) -> None:
+                if json:
+                    print_json({"http": url, "pid": os.getpid()})
+
+            await serving.run(ready=stop_status, stop=stop, progress=progress, listening=listening)
 
     asyncio.run(main())
     counters = serving.counters

@@ -40,10 +40,13 @@ from stream.errors import PolytempoError
 from stream.kafka.lookup import topic_partitions
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames
+from stream.operations.health import Phase
 from stream.wire.encode import dead_letter
 from stream.wire.limits import Limits
 from stream.worker.follower import Follower, Refresh
+from stream.worker.observed import Observed, Observing
 from stream.worker.processor import Counters, Processor, letter_key
+from stream.worker.vitals import Vitals
 
 __all__ = ["MAX_BATCH", "StageTimes", "Worker", "WorkerConfig"]
 
@@ -71,6 +74,7 @@ class WorkerConfig:
         limits: what is refused as too large, too long or too far off.
         fetch: what a fetch asks of the broker.
         n_items, seen: replace the bundle's own policy.
+        observing: where health and metrics are served, and what counts as trouble.
     """
 
     bundle: Path
@@ -84,6 +88,7 @@ class WorkerConfig:
     fetch: FetchSettings = field(default_factory=FetchSettings)
     n_items: int | None = None
     seen: str | None = None
+    observing: Observing = field(default_factory=Observing)
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_events <= MAX_BATCH:
@@ -116,6 +121,7 @@ class Worker:
         self.names = names
         self.counters = Counters()
         self.times = StageTimes()
+        self.observed = Observed(config.observing, self.counters)
         self.problem: Exception | None = None
         """Why the newest change of the bundle was not taken over; None if there is nothing to complain about."""
         self._watcher = BundleWatcher(config.bundle)
@@ -126,6 +132,7 @@ class Worker:
         self._partitions = 0
         self._n_letter_partitions = 1
         self._app: faust.App | None = None
+        self._table: BatchTable | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -143,14 +150,37 @@ class Worker:
         ready: Callable[[], None],
         stop: asyncio.Event,
         progress: Callable[[int, int], None] | None = None,
+        listening: Callable[[str], None] | None = None,
     ) -> None:
         """Catch up with the item statistics, recover the states, and answer events until `stop` is set.
 
+        Args:
+            ready: called once, when it answers events.
+            stop: ends it gracefully.
+            progress: gets (messages read, messages to read) of the item statistics.
+            listening: gets the address of health and metrics, before anything else happens.
+
         Raises:
-            PolytempoError: topics are missing or do not fit together.
+            PolytempoError: topics are missing or do not fit together, or the address for health is taken.
         """
+        with self.observed as observed:
+            if listening is not None and observed.url is not None:
+                listening(observed.url)
+            await self._run(ready, stop, progress)
+
+    async def _run(
+        self, ready: Callable[[], None], stop: asyncio.Event, progress: Callable[[int, int], None] | None
+    ) -> None:
+        health = self.observed.health
+
+        def on_progress(n_read: int, n_all: int) -> None:
+            health.enter(Phase.READING_STATISTICS, f"{n_read:,} of {n_all:,} messages")
+            if progress is not None:
+                progress(n_read, n_all)
+
         await self._look_at_topics()
-        if not await _unless(stop, self._follower.start(progress)):
+        health.enter(Phase.READING_STATISTICS)
+        if not await _unless(stop, self._follower.start(on_progress)):
             await self._follower.stop()
             return
         try:
@@ -158,12 +188,15 @@ class Worker:
         except PolytempoError:
             await self._follower.stop()
             raise
+        health.enter(Phase.WARMING_UP)
         processor = self._make_processor(self._bundle, self._follower)
         processor.warm_up()
+        health.enter(Phase.RECOVERING)
         self._processor = processor
         with tempfile.TemporaryDirectory(prefix="polytempo-") as scratch:
             app = self._app = self._make_app(Path(scratch))
             self._spawn(self._follow_on())
+            self._spawn(self.observed.beat(self._vitals))
             if self.config.watch_s > 0:
                 self._spawn(self._watch_bundle())
             if self.config.data is not None:
@@ -171,11 +204,13 @@ class Worker:
 
             def on_ready() -> None:
                 self._spawn(self._report_items())  # it asks the consumer what is assigned, which only now can answer
+                health.enter(Phase.SERVING)
                 ready()
 
             try:
                 await serve(app, ready=on_ready, stop=stop)
             finally:
+                health.enter(Phase.STOPPING)
                 for task in list(self._background):
                     task.cancel()
                 await asyncio.gather(*self._background, return_exceptions=True)
@@ -198,7 +233,7 @@ class Worker:
             table_cleanup_interval=3600.0,
         )
         use_batches(app, config.fetch)
-        table = BatchTable(app, name="users", partitions=self._partitions)
+        table = self._table = BatchTable(app, name="users", partitions=self._partitions)
         events = batch_topic(app, names.events, partitions=self._partitions)
 
         @app.agent(events, name=f"{names.app_id}.recommend")  # type: ignore[untyped-decorator]
@@ -226,6 +261,28 @@ class Worker:
 
     def _done(self, batch: RecordBatch, timings: Timings) -> None:
         self.times.add(len(batch.records), timings)
+        self.observed.finished(batch, timings)
+
+    def _vitals(self, now_s: float) -> Vitals | None:
+        app, table, processor, follower = self._app, self._table, self._processor, self._follower
+        if app is None or table is None or processor is None or not app.started:
+            return None
+        recovery, n_users = app.tables.recovery, table.n_keys()
+        return Vitals(
+            at_s=now_s,
+            settled=not (app.rebalancing or recovery.in_recovery) and bool(app.consumer.flow_active),
+            to_recover=recovery.active_remaining_total() if recovery.in_recovery else 0,
+            n_rebalances=app.rebalancing_count,
+            partitions=app.consumer.standings(),
+            n_users=n_users,
+            state_bytes=n_users * processor.recommender.state_spec.n_bytes,
+            view_age_s=follower.age_s(now_s),
+            view_offset=follower.view.offset,
+            items_offset=follower.view.items_offset,
+            n_items=len(follower.view.catalogue),
+            n_corrupt=follower.n_corrupt,
+            model=processor.bundle.reference,
+        )
 
     # -- item statistics -----------------------------------------------------------------------------------------------
 
@@ -274,6 +331,7 @@ class Worker:
                 continue
             for each in rejected:
                 self.counters.count_dead_letter(each.reason.value)
+            self.counters.n_items_refused += len(rejected)
 
     # -- bundles -------------------------------------------------------------------------------------------------------
 
@@ -296,16 +354,20 @@ class Worker:
             # Hashing a large model takes a while, and events must not wait for it.
             folder = await asyncio.get_running_loop().run_in_executor(None, self._watcher.poll)
             if self._watcher.problem is not None and self._watcher.problem is not self.problem:
-                self.problem = self._watcher.problem
-                logger.warning("the new bundle is not used: %s", self.problem)
+                self._refuse(self._watcher.problem)
             if folder is None:
                 continue
             try:
                 await self.exchange(folder)
                 self.problem = None
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one serves on
-                self.problem = error
-                logger.warning("the new bundle is not used, %s serves on: %s", self._bundle.reference, error)
+                self._refuse(error)
+
+    def _refuse(self, problem: Exception) -> None:
+        self.problem = problem
+        self.observed.exchanges.n_refused += 1
+        self.observed.exchanges.is_refused = True
+        logger.warning("the new bundle is not used, %s serves on: %s", self._bundle.reference, problem)
 
     async def exchange(self, folder: Path) -> None:
         """Serve with another bundle from the next batch on: verified and warmed up first, while the old one serves.
@@ -336,6 +398,8 @@ class Worker:
                     task.cancel()
             await old.stop()
             self._spawn(self._follow_on())
+        self.observed.exchanges.n_done += 1
+        self.observed.exchanges.is_refused = False
         logger.info("%s serves from now on instead of %s", bundle.reference, before.reference)
 
     # -- topics --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import operator
 import time
 import zipfile
 import zlib
@@ -97,6 +98,8 @@ class Follower:
         self._items_offset = -1
         self._last_digest = b""
         self._advanced_s = 0.0
+        self._complete_s: float | None = None
+        self._answered_ms: tuple[int, ...] = ()
 
     async def start(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Connect, and catch up with what both topics hold now; `progress` gets (messages read, messages to read)."""
@@ -128,6 +131,7 @@ class Follower:
                 progress(n_all - n_left, n_all)
         self._apply(refresh=True)
         self.caught_up = True
+        self._complete_s = time.monotonic()
 
     async def run(self) -> None:
         """Read until cancelled, and move the view on when it is due."""
@@ -138,6 +142,27 @@ class Follower:
             if waiting and self._refresh.due(now_s - self._advanced_s, self._n_waiting):
                 self._apply(refresh=True)
                 self._advanced_s = now_s
+            await self._note_whether_complete(now_s)
+
+    def age_s(self, now_s: float) -> float:
+        """Since when the view may lack something that is on the topics, as of `now_s` on the monotonic clock.
+
+        It grows while messages wait to be applied, while they are not read, and while the broker does not answer.
+        """
+        return 0.0 if self._complete_s is None else max(now_s - self._complete_s, 0.0)
+
+    async def _note_whether_complete(self, now_s: float) -> None:
+        if self._batches or self._updates:
+            return
+        consumer, both = self._connected, (self._activity, self._items)
+        answered_ms = tuple(consumer.last_poll_timestamp(tp) or 0 for tp in both)
+        if len(self._answered_ms) > 0 and any(map(operator.eq, answered_ms, self._answered_ms)):
+            return  # not everything was heard of again
+        for tp in both:
+            end = consumer.highwater(tp)
+            if end is None or await consumer.position(tp) < end:
+                return
+        self._complete_s, self._answered_ms = now_s, answered_ms
 
     @property
     def _connected(self) -> AIOKafkaConsumer:

@@ -101,6 +101,8 @@ class Counters:
     n_duplicates: int = 0
     n_late: int = 0
     n_dead_letters: int = 0
+    n_items_refused: int = 0
+    """Of the dead letters, those that are descriptions of items instead of events."""
     dead_letters: dict[str, int] = field(default_factory=dict)
     """By reason."""
 

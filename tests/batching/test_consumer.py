@@ -10,7 +10,7 @@ import pytest
 from aiokafka.errors import IllegalStateError
 from faust.types import TP
 
-from stream.batching.consumer import BatchConsumer, BatchMessage
+from stream.batching.consumer import BatchConsumer, BatchMessage, Standing
 from stream.batching.ledger import Ledger
 from stream.batching.transport import FetchSettings
 
@@ -27,6 +27,10 @@ class Thread:
         self.unassigned = False
         self.n_woken = 0
         self.fetch: tuple[int, int] | None = None
+        self.states: dict[TP, Any] = {}
+
+    def state(self, tp: TP) -> Any | None:
+        return self.states.get(tp)
 
     def seek(self, tp: TP, offset: int) -> None:
         if self.unassigned:
@@ -176,3 +180,60 @@ async def test_fetches_are_paced_while_events_come_fast(consumer: Any) -> None:
     consumer._pace.rate = 0.0
     consumer._set_pace(0)
     assert consumer._thread.fetch == (20, 1)
+
+
+# -- standings -----------------------------------------------------------------------------------------------------
+
+
+def reads(consumer: Any, position: int, end: int | None, answered_ms: int = 5) -> None:
+    """aiokafka's view of the partition."""
+    state = SimpleNamespace(has_valid_position=True, position=position, highwater=end, timestamp=answered_ms)
+    consumer._thread.states[INPUT] = state
+
+
+async def test_what_is_handed_out_is_not_finished_before_it_is_committed(consumer: Any) -> None:
+    """
+    committed 0 |--- handed out, applied ---| 10 | end 12
+    """
+    reads(consumer, position=10, end=12)
+    ledger = consumer._ledgers[INPUT]
+    await consumer._hand_out(INPUT, records(0, 10))
+    assert consumer.standings() == [Standing(0, 0, 12, 5, waiting=False)]
+    ledger.take(0, 9, ledger.epoch)
+    span = ledger.begin(0, 9)
+    consumer.on_applied(ledger)
+    assert consumer.standings()[0].lag == 12
+    span.done = True
+    consumer._committed_offset[INPUT] = consumer._new_offset(INPUT)
+    assert consumer.standings() == [Standing(0, 10, 12, 5, waiting=False)]
+    assert consumer.standings()[0].lag == 2
+
+
+async def test_the_end_without_records_is_no_lag(consumer: Any) -> None:
+    """A transaction ends with a marker that nobody can finish: offset 10 of 11."""
+    consumer._committed_offset[INPUT] = 10
+    reads(consumer, position=11, end=11)
+    assert consumer.standings() == [Standing(0, 11, 11, 5, waiting=True)]
+
+
+async def test_a_partition_nothing_is_known_of_has_no_lag(consumer: Any) -> None:
+    """Nothing was ever committed, and no fetch was answered yet."""
+    consumer._ledgers[INPUT] = Ledger(1, None, open=True)
+    reads(consumer, position=0, end=None)
+    assert consumer.standings() == [Standing(0, None, None, 5, waiting=False)]
+    assert consumer.standings()[0].lag == 0
+
+
+async def test_a_partition_that_was_never_committed_counts_from_its_first_record(consumer: Any) -> None:
+    """Retention has taken what was before."""
+    consumer._ledgers[INPUT] = Ledger(1, None, open=True)
+    await consumer._hand_out(INPUT, records(100, 10))
+    reads(consumer, position=110, end=130)
+    assert consumer.standings() == [Standing(0, 100, 130, 5, waiting=False)]
+
+
+async def test_partitions_that_are_given_back_have_no_standing(consumer: Any) -> None:
+    """They are others' now."""
+    reads(consumer, position=10, end=12)
+    consumer._ledgers[INPUT].close()
+    assert consumer.standings() == []

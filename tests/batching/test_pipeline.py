@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ class Message:
     records: list[Any]
     epoch: int
     generation_id: int = 1
+    fetched_ns: int = field(default_factory=time.perf_counter_ns)
 
 
 class FakeConsumer:

@@ -141,3 +141,12 @@ def test_a_batch_table_is_registered_for_recovery_and_not_written_directly(tmp_p
         table[b"k"] = b"v"
     with pytest.raises(TypeError):
         del table[b"k"]
+
+
+def test_keys_are_counted_over_all_partitions(table: BatchTable) -> None:
+    """Exactly in memory; on disk an estimate, which is exact for so few."""
+    assert table.n_keys() == 0
+    for partition, n in ((0, 3), (2, 5)):
+        writes: dict[bytes, bytes | None] = {f"{partition}-{i}".encode(): b"v" for i in range(n)}
+        table.settle(partition, table.stage(partition, writes), writes, 0, n - 1)
+    assert table.n_keys() == 8
