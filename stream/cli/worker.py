@@ -23,7 +23,8 @@ __all__ = ["worker"]
 
 def worker(
     *,
-    bundle: Annotated[Path, Parameter(name=["--bundle", "-b"])],
+    bundle: Annotated[Path | None, Parameter(name=["--bundle", "-b"])] = None,
+    experiment: Path | None = None,
     data: Path | None = None,
     store: Literal["memory", "rocksdb"] = "memory",
     n: int | None = None,
@@ -45,14 +46,20 @@ def worker(
     A bundle is exchanged without a restart: let --bundle name a channel (`polytempo bundle activate CHANNEL BUNDLE`),
     or write a new version into the folder. It is verified and warmed up first; what is refused leaves the old one.
 
+    With --experiment several bundles serve side by side, each its share of the users; the file is followed like a
+    channel, so that weights may be changed while it runs.
+
     Examples:
 
     `polytempo worker --bundle models/shop-ranker`
+
+    `polytempo worker --experiment experiment.toml`
 
     `polytempo worker --bundle models/live.json --kafka kafka-1:9092,kafka-2:9092 --data /var/lib/polytempo`
 
     Args:
         bundle: Bundle folder, or a channel file that names one.
+        experiment: Experiment file instead of a bundle: variants with weights, bundles and rules; see the README.
         data: Folder that makes the next start quicker: snapshots of the item statistics and, with --store rocksdb,
             the users' states. Each worker needs its own. Left out: nothing is kept, everything is read from Kafka.
         store: Where users' states are kept while it runs: memory, or rocksdb (needs --data and the package rocksdict).
@@ -71,13 +78,17 @@ def worker(
     from stream.worker.follower import Refresh
 
     connection = KafkaOptions() if connection is None else connection
+    if (bundle is None) == (experiment is None):
+        raise PolytempoError("a worker serves one thing.", "Name a bundle with --bundle, or a file with --experiment.")
+    served = bundle if bundle is not None else experiment
+    assert served is not None  # noqa: S101 - one of the two, see above
     observing = ObservingOptions() if observing is None else observing
     refresh_s = parse_duration_ms(refresh) / 1000
     if store == "rocksdb" and data is None:
         raise PolytempoError("--store rocksdb keeps states in a folder.", "Name it with --data.")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = WorkerConfig(
-        bundle=bundle,
+        bundle=served,
         data=data,
         store=f"{store}://",
         max_events=batch,
@@ -92,9 +103,9 @@ def worker(
 
     def ready() -> None:
         if json:
-            print_json({"ready": True, "bundle": serving.bundle.reference, "pid": os.getpid()})
+            print_json({"ready": True, "bundle": serving.reference, "pid": os.getpid()})
         else:
-            people.print(f"[green]ready[/]: {serving.bundle.reference} answers events; Ctrl-C stops it gracefully")
+            people.print(f"[green]ready[/]: {serving.reference} answers events; Ctrl-C stops it gracefully")
             if serving.observed.url is not None:
                 people.print(f"health and metrics: {serving.observed.url}/status", style="dim")
 
@@ -103,7 +114,7 @@ def worker(
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(name, stop.set)
-        status = None if json else people.status(f"starting with {serving.bundle.reference} …")
+        status = None if json else people.status(f"starting with {serving.reference} …")
         with contextlib.nullcontext() if status is None else status:
 
             def progress(n_read: int, n_all: int) -> None:

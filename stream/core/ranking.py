@@ -46,11 +46,19 @@ class Ranked:
         items: (R, n) catalogue numbers, -1 beyond the last.
         scores: (R, n).
         sources: (R, n) source bits, see `reasons_of`.
+        propensity: (R, n) how likely each item was at its place, given what stands above; None where nothing is left
+            to chance. Lists that were drawn need not have falling scores.
     """
 
     items: NDArray[np.int32]
     scores: NDArray[np.float32]
     sources: Sources
+    propensity: NDArray[np.float64] | None = None
+
+    def of(self, rows: NDArray[np.bool_]) -> Ranked:
+        """Some of the recommendations."""
+        likely = None if self.propensity is None else self.propensity[rows]
+        return Ranked(self.items[rows], self.scores[rows], self.sources[rows], likely)
 
 
 def rank(

@@ -23,13 +23,15 @@ from stream.core.activity import ActivityBatch
 from stream.core.candidates import SEEN_POLICIES, Filters, Scratch
 from stream.core.catalogue import Catalogue
 from stream.core.events import EventBatch
+from stream.core.exploration import Exploration, draw, seed_of
 from stream.core.features import FeatureSpec, TensorSpec, Vocabulary, featurize
 from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold, source_key
+from stream.core.identity import rec_id
 from stream.core.ranking import Ranked, Sources, rank, sources_of, with_strongest
 from stream.core.state import NEVER_MS, States, StateSpec
 from stream.core.statistics import ItemStatistics
 
-__all__ = ["Policy", "Recommender", "Scorer", "Stepped"]
+__all__ = ["Answers", "Policy", "Recommender", "Scorer", "Stepped"]
 
 
 _RANKED_AT_ONCE: Final = 32
@@ -64,10 +66,12 @@ class Policy:
     Attributes:
         n: items of a recommendation, unless a request asks for another number.
         seen: what of the user's past is not recommended again, see SEEN_POLICIES.
+        exploration: how lists are drawn; None for the best items in their order.
     """
 
     n: int = 10
     seen: str = "session"
+    exploration: Exploration | None = None
 
     def __post_init__(self) -> None:
         if self.seen not in SEEN_POLICIES:
@@ -77,21 +81,30 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stepped:
+class Answers:
+    """Recommendations for events of a batch.
+
+    Attributes:
+        rows: (R,) the events that get one.
+        ranked: their R recommendations.
+        as_of_ms: (R,) the time that each was made for.
+    """
+
+    rows: NDArray[np.intp]
+    ranked: Ranked
+    as_of_ms: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stepped(Answers):
     """What a batch led to.
 
     Attributes:
         folded: the records, and the outcome of each event.
-        rows: (R,) the events that get a recommendation.
-        ranked: their R recommendations.
-        as_of_ms: (R,) the time that each was made for.
         activity: what the batch adds to the item statistics.
     """
 
     folded: Folded
-    rows: NDArray[np.intp]
-    ranked: Ranked
-    as_of_ms: NDArray[np.int64]
     activity: ActivityBatch
 
 
@@ -141,9 +154,43 @@ class Recommender:
                 steps through every event anyway.
         """
         batch = self.spec.values.apply(batch)
-        folded = fold(self.state_spec, states, batch, source=source_key(source), weights=self._weights)
+        folded = self.fold(states, batch, source=source)
+        activity = self.activity(batch, folded, source, covers)
+        answers = self.recommend(states, folded, batch, view, source=source, select=select)
+        return Stepped(answers.rows, answers.ranked, answers.as_of_ms, folded, activity)
+
+    def fold(self, states: States, batch: EventBatch, *, source: str, spec: StateSpec | None = None) -> Folded:
+        """The records after a batch, in a layout with room for the state of other recommenders if `spec` says so.
+
+        The values of its events are as the features' specification prepares them; so they are in `recommend`.
+        """
+        spec = self.state_spec if spec is None else spec
+        return fold(spec, states, batch, source=source_key(source), weights=self._weights)
+
+    def recommend(
+        self,
+        states: States,
+        folded: Folded,
+        batch: EventBatch,
+        view: ItemStatistics,
+        *,
+        source: str,
+        users: NDArray[np.bool_] | None = None,
+        select: NDArray[np.bool_] | None = None,
+    ) -> Answers:
+        """Answer the events of a batch that was folded; the recurrent state of its users is written into `folded`.
+
+        Args:
+            states: (U,) record of each user before the batch.
+            folded: what the batch did to them.
+            users: (U,) those that are this recommender's; all unless given.
+            select: as for `step`.
+        """
         answered = (folded.outcome == APPLIED) | (folded.outcome == DUPLICATE) | (folded.outcome == REQUESTED)
-        activity = self._activity(batch, folded, source, covers)
+        if users is not None:
+            answered &= users[batch.user]
+        if self.scorer.n_state == 0:
+            self._disown(folded, users)
         rows = np.flatnonzero(answered if select is None else answered & select)
         stepped = rows if self.scorer.n_state == 0 else np.flatnonzero(answered)
         filters = self._filters(batch, stepped, view)
@@ -166,7 +213,7 @@ class Recommender:
         elif self.scorer.n_state == 0:
             outputs = self._score(features.inputs, len(stepped))
         else:
-            outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs)
+            outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs, users)
         sources: Sources = np.zeros((len(stepped), 0), np.uint16)
         if self.scorer.space == "vocabulary":
             items = self._catalogue_numbers(view)[np.clip(outputs["items"], 0, len(self.vocabulary.ids))]
@@ -183,6 +230,7 @@ class Recommender:
             at = int(np.searchsorted(stepped, row))
             if at < len(stepped) and stepped[at] == row:
                 asked[at] = n
+        how = self.policy.exploration
         ranked = rank(
             self.spec,
             folded.after if len(stepped) == len(batch) else folded.after[stepped],
@@ -191,15 +239,21 @@ class Recommender:
             sources,
             view,
             filters,
-            asked,
+            asked if how is None else np.maximum(asked, how.pool),
             self._scratch,
         )
+        if how is not None:
+            topic, _, partition = source.rpartition("/")
+            seeds = [
+                seed_of(how.salt, rec_id(topic, int(partition), offset)) for offset in batch.offset[stepped].tolist()
+            ]
+            ranked = _drawn(how, ranked, asked, np.array(seeds, np.uint64))
         as_of_ms = features.as_of_ms
         if len(stepped) != len(rows):
             keep = np.isin(stepped, rows)
-            ranked = Ranked(ranked.items[keep], ranked.scores[keep], ranked.sources[keep])
+            ranked = ranked.of(keep)
             as_of_ms = as_of_ms[keep]
-        return Stepped(folded, rows, ranked, as_of_ms, activity)
+        return Answers(rows, ranked, as_of_ms)
 
     def _score(self, inputs: dict[str, NDArray[Any]], n_rows: int) -> dict[str, NDArray[Any]]:
         """Score events that do not depend on each other."""
@@ -212,7 +266,13 @@ class Recommender:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _score_in_waves(
-        self, states: States, folded: Folded, batch: EventBatch, rows: NDArray[np.intp], inputs: dict[str, NDArray[Any]]
+        self,
+        states: States,
+        folded: Folded,
+        batch: EventBatch,
+        rows: NDArray[np.intp],
+        inputs: dict[str, NDArray[Any]],
+        users: NDArray[np.bool_] | None,
     ) -> dict[str, NDArray[Any]]:
         """Score events whose recurrent state the same user's earlier events of the batch write.
 
@@ -223,7 +283,7 @@ class Recommender:
         Events that change nothing (duplicates, requests) read the state without writing it.
         """
         changes, erases = folded.outcome == APPLIED, folded.outcome == ERASED
-        stored = self._own_state(states)  # (U, d) as of the events scored so far
+        stored = self._own_state(states, users)  # (U, d) as of the events scored so far
         wave_of = np.zeros(len(batch), np.int64)
         for row, earlier in enumerate(folded.earlier.tolist()):  # a user's events come in order
             if earlier >= 0:
@@ -233,23 +293,36 @@ class Recommender:
         for wave in range(int(wave_of.max()) + 1):
             here = np.flatnonzero(waves == wave)
             if len(here) > 0:
-                users, write = batch.user[rows[here]], changes[rows[here]]
-                scored = self._step_model({name: column[here] for name, column in inputs.items()}, stored[users])
+                who, write = batch.user[rows[here]], changes[rows[here]]
+                scored = self._step_model({name: column[here] for name, column in inputs.items()}, stored[who])
                 for name in scored.keys() & {"items", "scores", "parts"}:
                     if name not in outputs:
                         outputs[name] = np.zeros((len(rows), *scored[name].shape[1:]), scored[name].dtype)
                     outputs[name][here] = scored[name]
-                stored[users[write]] = scored["state"][write]
+                stored[who[write]] = scored["state"][write]
             stored[batch.user[erases & (wave_of == wave)]] = 0
         written = folded.changed & ~folded.erased
-        folded.states["model"][written] = stored[written]
+        if users is not None:
+            written &= users
+        folded.states["model"][written, : self.scorer.n_state] = stored[written]
+        folded.states["model"][written, self.scorer.n_state :] = 0
         folded.states["model_tag"][written] = self.tag
         return outputs
 
-    def _own_state(self, states: States) -> NDArray[np.float32]:
-        """(U, d) recurrent state of each record; where another bundle wrote it, rebuilt from the ring."""
-        stored = states["model"].astype(np.float32)
-        foreign = np.flatnonzero((states["model_tag"] != self.tag) & (states["n_events"] > 0))
+    def _disown(self, folded: Folded, users: NDArray[np.bool_] | None) -> None:
+        """Without a state of its own, let nobody take for current what another bundle wrote before these events."""
+        stale = folded.changed & (folded.states["model_tag"] != 0)
+        if users is not None:
+            stale &= users
+        if stale.any():
+            folded.states["model"][stale] = 0
+            folded.states["model_tag"][stale] = 0
+
+    def _own_state(self, states: States, users: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+        """(U, d) recurrent state of this recommender's users; where another bundle wrote it, rebuilt from the ring."""
+        stored = states["model"][:, : self.scorer.n_state].astype(np.float32)
+        strange = (states["model_tag"] != self.tag) & (states["n_events"] > 0)
+        foreign = np.flatnonzero(strange if users is None else strange & users)
         if len(foreign) == 0:
             return stored
         stored[foreign] = 0
@@ -318,9 +391,7 @@ class Recommender:
             has_only,
         )
 
-    def _activity(
-        self, batch: EventBatch, folded: Folded, source: str, covers: tuple[int, int] | None
-    ) -> ActivityBatch:
+    def activity(self, batch: EventBatch, folded: Folded, source: str, covers: tuple[int, int] | None) -> ActivityBatch:
         """What the applied events with an item add to the statistics. Replays add nothing: they were counted before."""
         rows = np.flatnonzero((folded.outcome == APPLIED) & (batch.item != 0))
         fields = self.spec.statistics.segment_fields
@@ -344,6 +415,18 @@ class Recommender:
             segments=batch.segments[rows, : len(fields)],
             previous_segments=folded.previous_segments[rows, : len(fields)],
         )
+
+
+def _drawn(how: Exploration, pool: Ranked, n: NDArray[np.int64], seeds: NDArray[np.uint64]) -> Ranked:
+    """Lists drawn from what was ranked, with the probability of each item at its place."""
+    column, probability = draw(how, pool.items, pool.scores, n, seeds)
+    there, row = column >= 0, np.arange(len(column))[:, None]
+    return Ranked(
+        np.where(there, pool.items[row, column], -1).astype(np.int32),
+        np.where(there, pool.scores[row, column], 0).astype(np.float32),
+        np.where(there, pool.sources[row, column], 0).astype(pool.sources.dtype),
+        probability,
+    )
 
 
 def _number(view: ItemStatistics, item_id: str) -> int:

@@ -231,7 +231,8 @@ def _migrate(spec: StateSpec, state: States, raw: bytes) -> None:
 
     Offsets, ids, session and ring are copied (the newest of each that fit), and windows where both layouts have the
     same scales. For other scales they are counted anew from the ring, so at long scales they miss what the ring had
-    already forgotten. Recurrent state is left to be rebuilt from the ring.
+    already forgotten. Recurrent state keeps its owner's tag if all of it fits; else it is left to be rebuilt from the
+    ring.
     """
     if len(raw) < _HEADER.itemsize:
         raise StateError(f"a stored state of {len(raw)} bytes is too short to have a header")
@@ -254,6 +255,10 @@ def _migrate(spec: StateSpec, state: States, raw: bytes) -> None:
     for field in ("source", "source_offset", "event_id"):  # newest first
         n = min(state[field].shape[1], old[field].shape[1])
         state[field][:, :n] = old[field][:, :n]
+    n = min(spec.n_model, old["model"].shape[1])
+    if not old["model"][:, n:].any():  # a narrower model of the same experiment leaves zeros behind its own state
+        state["model"][:, :n] = old["model"][:, :n]
+        state["model_tag"] = old["model_tag"]
     n_ring, n_ids, n_sources, _, _, n_kinds = sizes
     with_our_scales = replace(
         spec, n_ring=n_ring, n_ids=n_ids, n_sources=n_sources, n_kinds=n_kinds, n_model=int(header["n_model"])

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from typing import Final
 
 import msgspec
 
 from stream.core.events import EventBatch
+from stream.core.identity import rec_id
 from stream.wire.messages import DeadLetter, Recommendation, RecommendedItem, Source
 from stream.wire.reasons import Rejected
 
 __all__ = ["dead_letter", "encode_all", "encode_recommendations", "rec_id"]
 
 _encode: Final = msgspec.json.Encoder().encode
-
-
-def rec_id(topic: str, partition: int, offset: int) -> str:
-    """The id of the recommendation that the event at this place causes: 32 hexadecimal digits of a 128-bit hash."""
-    return blake2b(f"{topic}/{partition}/{offset}".encode(), digest_size=16).hexdigest()
 
 
 def encode_all(recommendations: Iterable[Recommendation]) -> list[bytes]:
@@ -32,6 +28,7 @@ def encode_recommendations(
     item_ids: Sequence[Sequence[str]],
     scores: Sequence[Sequence[float]],
     reasons: Sequence[Sequence[list[str]]],
+    propensities: Sequence[Sequence[float]] | None = None,
     *,
     topic: str,
     partition: int,
@@ -47,6 +44,7 @@ def encode_recommendations(
         item_ids: for each event the items, best first; as many as there are, not necessarily the same number.
         scores: their scores, finite, as Python floats (`array.tolist()`); rounding them first keeps messages short.
         reasons: their reasons.
+        propensities: how likely each item was at its place; None where nothing was left to chance.
         topic: input topic of the batch.
         partition: its partition there.
         model: name@version of the bundle.
@@ -64,7 +62,7 @@ def encode_recommendations(
                 user_id=users[user],
                 ts_ms=ts_ms,
                 event_id=event_id,
-                items=list(map(RecommendedItem, of_items, of_scores, of_reasons)),
+                items=list(map(RecommendedItem, of_items, of_scores, of_reasons, *drawn)),
                 model=model,
                 variant=variant,
                 activity_offset=activity_offset,
@@ -72,7 +70,7 @@ def encode_recommendations(
                 source=Source(topic, partition, offset),
             )
         )
-        for offset, user, ts_ms, event_id, variant, of_items, of_scores, of_reasons in zip(
+        for offset, user, ts_ms, event_id, variant, of_items, of_scores, of_reasons, drawn in zip(
             batch.offset.tolist(),
             batch.user.tolist(),
             batch.ts_ms.tolist(),
@@ -81,6 +79,7 @@ def encode_recommendations(
             item_ids,
             scores,
             reasons,
+            [()] * len(batch) if propensities is None else zip(propensities, strict=True),
             strict=True,
         )
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 __all__ = [
     "CONTROL_TYPES",
@@ -95,6 +95,13 @@ class RecommendedItem(Struct, frozen=True, gc=False):
     reasons: Annotated[
         list[str], Meta(description="Short codes of why it is here, the strongest first; possibly none.")
     ] = []
+    propensity: Annotated[
+        float | UnsetType,
+        Meta(
+            description="How likely the item was at its place, given those above it. Only where lists are drawn to "
+            "explore; the product over the list is the likelihood of the whole list.",
+        ),
+    ] = UNSET
 
 
 class Source(Struct, frozen=True, gc=False):

@@ -33,9 +33,7 @@ from stream.batching import (
     use_batches,
 )
 from stream.batching.producing import delivered, produce
-from stream.bundle.channel import BundleWatcher, resolve
-from stream.bundle.load import Bundle, load_bundle
-from stream.core.seam import Policy
+from stream.bundle.service import ServedBundle, Service, ServiceWatcher, load_service
 from stream.errors import PolytempoError
 from stream.kafka.lookup import topic_partitions
 from stream.kafka.settings import KafkaSettings
@@ -63,7 +61,7 @@ class WorkerConfig:
     """How a worker runs.
 
     Attributes:
-        bundle: a bundle folder, or a channel file that names one.
+        bundle: a bundle folder, a channel file that names one, or an experiment file that names several.
         data: folder for what makes the next start quicker; None keeps nothing.
         store: where states are kept: "memory://" or "rocksdb://".
         max_events: events that one step handles, at most MAX_BATCH; batches form by load, never by waiting.
@@ -73,7 +71,7 @@ class WorkerConfig:
             at least by default.
         limits: what is refused as too large, too long or too far off.
         fetch: what a fetch asks of the broker.
-        n_items, seen: replace the bundle's own policy.
+        n_items, seen: replace the bundle's own policy; what a variant of an experiment says itself stands.
         observing: where health and metrics are served, and what counts as trouble.
     """
 
@@ -124,9 +122,9 @@ class Worker:
         self.observed = Observed(config.observing, self.counters)
         self.problem: Exception | None = None
         """Why the newest change of the bundle was not taken over; None if there is nothing to complain about."""
-        self._watcher = BundleWatcher(config.bundle)
-        self._bundle = load_bundle(resolve(config.bundle))
-        self._follower = self._follow(self._bundle)
+        self._watcher = ServiceWatcher(config.bundle)
+        self._service = self._load(config.bundle)
+        self._follower = self._follow(self.bundle)
         self._processor: Processor | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._partitions = 0
@@ -135,9 +133,14 @@ class Worker:
         self._table: BatchTable | None = None
 
     @property
-    def bundle(self) -> Bundle:
-        """The bundle that serves now."""
-        return self._bundle
+    def bundle(self) -> ServedBundle:
+        """The bundle that serves now; of an experiment, that of the first variant."""
+        return self._service.arms[0].bundle
+
+    @property
+    def reference(self) -> str:
+        """What serves now, for people."""
+        return self._service.reference
 
     @property
     def view_offset(self) -> int:
@@ -189,7 +192,7 @@ class Worker:
             await self._follower.stop()
             raise
         health.enter(Phase.WARMING_UP)
-        processor = self._make_processor(self._bundle, self._follower)
+        processor = self._make_processor(self._service, self._follower)
         processor.warm_up()
         health.enter(Phase.RECOVERING)
         self._processor = processor
@@ -275,18 +278,18 @@ class Worker:
             n_rebalances=app.rebalancing_count,
             partitions=app.consumer.standings(),
             n_users=n_users,
-            state_bytes=n_users * processor.recommender.state_spec.n_bytes,
+            state_bytes=n_users * processor.state_spec.n_bytes,
             view_age_s=follower.age_s(now_s),
             view_offset=follower.view.offset,
             items_offset=follower.view.items_offset,
             n_items=len(follower.view.catalogue),
             n_corrupt=follower.n_corrupt,
-            model=processor.bundle.reference,
+            model=self.bundle.reference,
         )
 
     # -- item statistics -----------------------------------------------------------------------------------------------
 
-    def _follow(self, bundle: Bundle) -> Follower:
+    def _follow(self, bundle: ServedBundle) -> Follower:
         data = self.config.data
         return Follower(
             self.settings,
@@ -335,16 +338,15 @@ class Worker:
 
     # -- bundles -------------------------------------------------------------------------------------------------------
 
-    def _make_processor(self, bundle: Bundle, follower: Follower) -> Processor:
-        policy, config = bundle.manifest.policy, self.config
+    def _load(self, path: Path) -> Service:
+        return load_service(path, n=self.config.n_items, seen=self.config.seen)
+
+    def _make_processor(self, service: Service, follower: Follower) -> Processor:
         return Processor(
-            bundle,
+            service.arms,
             follower.view,
-            policy=Policy(
-                policy.n if config.n_items is None else config.n_items,
-                policy.seen if config.seen is None else config.seen,
-            ),
-            limits=config.limits,
+            assignment=service.assignment,
+            limits=self.config.limits,
             counters=self.counters,
         )
 
@@ -352,13 +354,13 @@ class Worker:
         while True:
             await asyncio.sleep(self.config.watch_s)
             # Hashing a large model takes a while, and events must not wait for it.
-            folder = await asyncio.get_running_loop().run_in_executor(None, self._watcher.poll)
+            is_new = await asyncio.get_running_loop().run_in_executor(None, self._watcher.poll)
             if self._watcher.problem is not None and self._watcher.problem is not self.problem:
                 self._refuse(self._watcher.problem)
-            if folder is None:
+            if not is_new:
                 continue
             try:
-                await self.exchange(folder)
+                await self.exchange(self.config.bundle)
                 self.problem = None
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one serves on
                 self._refuse(error)
@@ -367,30 +369,34 @@ class Worker:
         self.problem = problem
         self.observed.exchanges.n_refused += 1
         self.observed.exchanges.is_refused = True
-        logger.warning("the new bundle is not used, %s serves on: %s", self._bundle.reference, problem)
+        logger.warning("the new bundle is not used, %s serves on: %s", self.reference, problem)
 
-    async def exchange(self, folder: Path) -> None:
-        """Serve with another bundle from the next batch on: verified and warmed up first, while the old one serves.
+    async def exchange(self, path: Path) -> None:
+        """Serve with another bundle or experiment from the next batch on, which is verified and warmed up first.
 
-        If it wants other item statistics, they are built from the topic first.
+        If it wants other item statistics, they are built from the topic first, while the old one serves.
+
+        Args:
+            path: a bundle folder, a channel or an experiment file.
 
         Raises:
             BundleError: it is refused; nothing has changed.
         """
         loop = asyncio.get_running_loop()
-        bundle = await loop.run_in_executor(None, load_bundle, folder)
+        service = await loop.run_in_executor(None, self._load, path)
+        bundle = service.arms[0].bundle
         follower = self._follower
         try:
-            if bundle.features.statistics != self._bundle.features.statistics:
+            if bundle.features.statistics != self.bundle.features.statistics:
                 follower = self._follow(bundle)
                 await follower.start()
-            processor = self._make_processor(bundle, follower)
+            processor = self._make_processor(service, follower)
             await loop.run_in_executor(None, processor.warm_up)
         except BaseException:
             if follower is not self._follower:
                 await follower.stop()
             raise
-        before, self._bundle, self._processor = self._bundle, bundle, processor
+        before, self._service, self._processor = self.reference, service, processor
         if follower is not self._follower:
             old, self._follower = self._follower, follower
             for task in list(self._background):
@@ -400,7 +406,7 @@ class Worker:
             self._spawn(self._follow_on())
         self.observed.exchanges.n_done += 1
         self.observed.exchanges.is_refused = False
-        logger.info("%s serves from now on instead of %s", bundle.reference, before.reference)
+        logger.info("%s serves from now on instead of %s", service.reference, before)
 
     # -- topics --------------------------------------------------------------------------------------------------------
 

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from operator import itemgetter
+from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.core.features import FeatureSpec
+from stream.bundle.service import Arm
+from stream.core.arms import Arms
+from stream.core.assignment import Assignment
+from stream.core.events import EventBatch
 from stream.core.fold import DUPLICATE, REPLAYED
 from stream.core.ranking import Ranked, reasons_of
-from stream.core.seam import Policy, Recommender, Scorer
-from stream.core.state import decode_states
+from stream.core.seam import Answers, Recommender
+from stream.core.state import StateSpec, decode_states
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity, encode_activity
 from stream.wire.decode import EventDecoder
@@ -26,7 +30,7 @@ from stream.wire.limits import Limits
 from stream.wire.messages import Event
 from stream.wire.reasons import Record, Rejected
 
-__all__ = ["Counters", "Output", "Processor", "ServedBundle", "letter_key"]
+__all__ = ["Counters", "Output", "Processor", "letter_key"]
 
 _DECIMALS: Final = 6
 """Of a score in a message: float32 holds no more, and shorter messages are cheaper to everybody."""
@@ -55,40 +59,6 @@ def letter_key(topic: str, partition: int, rejected: Rejected) -> bytes:
     The record's own key may be missing, or be what is wrong with it.
     """
     return f"{topic}/{partition}/{rejected.record.offset}".encode()
-
-
-class ServedBundle(Protocol):
-    """What the processor needs of a bundle; `stream.bundle.load.Bundle` is one."""
-
-    @property
-    def features(self) -> FeatureSpec:
-        """How features are computed."""
-        ...
-
-    @property
-    def scorer(self) -> Scorer:
-        """The model."""
-        ...
-
-    @property
-    def vocabulary(self) -> list[str]:
-        """The items that the model knows by number."""
-        ...
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of what a score is the sum of; empty for a model that does not say."""
-        ...
-
-    @property
-    def reference(self) -> str:
-        """name@version."""
-        ...
-
-    @property
-    def tag(self) -> int:
-        """Names the bundle in users' records."""
-        ...
 
 
 @dataclass(slots=True)
@@ -133,33 +103,39 @@ class Processor:
     """Decode, load, fold, featurize, score, rank, encode.
 
     Args:
-        bundle: what scores.
+        arms: who scores under which rules, one for each variant; what they count must be the same.
         view: the item statistics to read; its owner moves it on between calls.
+        assignment: users to the numbers of `arms`; needed where there are several.
         limits: what is refused as too large or too far off.
-        policy: replaces the bundle's own rules.
-        variant: the branch of an experiment that recommendations name.
     """
 
     def __init__(
         self,
-        bundle: ServedBundle,
+        arms: Sequence[Arm],
         view: ItemStatistics,
         *,
-        policy: Policy,
+        assignment: Assignment | None = None,
         limits: Limits | None = None,
-        variant: str = "default",
         counters: Counters | None = None,
     ) -> None:
-        if view.spec != bundle.features.statistics:
+        features = arms[0].bundle.features
+        if view.spec != features.statistics:
             raise ValueError("the view keeps other item statistics than the bundle was trained with")
-        self.bundle = bundle
+        if len(arms) > 1 and assignment is None:
+            raise ValueError("several arms need an assignment of users")
         self.view = view
-        self.variant = variant
         self.counters = Counters() if counters is None else counters
-        self.recommender = Recommender(bundle.features, bundle.scorer, bundle.vocabulary, policy, bundle.tag)
-        view.know(bundle.vocabulary)
-        self._decoder = EventDecoder(bundle.features.types, bundle.features.statistics.segment_fields, limits)
-        self._reasons: dict[int, list[str]] = {}
+        self._answering = [_Answering(arm) for arm in arms]
+        self._arms = Arms([each.recommender for each in self._answering])
+        self._assignment = assignment if len(arms) > 1 else None
+        self._features = features
+        self._know(view)
+        self._decoder = EventDecoder(features.types, features.statistics.segment_fields, limits)
+
+    @property
+    def state_spec(self) -> StateSpec:
+        """The layout of users' records."""
+        return self._arms.state_spec
 
     def warm_up(self) -> None:
         """Answer made-up events against a made-up view, so that compiled code is there before the first real one.
@@ -168,18 +144,19 @@ class Processor:
         """
         real, kept = self.view, self.counters
         self.view, self.counters = ItemStatistics(real.spec), Counters()
-        self.view.know(self.bundle.vocabulary)
-        event_type = self.bundle.features.types.names[0]
+        self._know(self.view)
+        event_type = self._features.types.names[0]
+        n = 4 * len(self._answering)
         stored: dict[bytes, bytes | None] = {}
         try:
-            for first in (0, 4):  # the second time with stored records, and with items that are known
-                records = [_MadeUp.of(first + row, f"user-{row}", f"item-{row}", event_type) for row in range(4)]
+            for first in (0, n):  # the second time with stored records, and with items that are known
+                records = [_MadeUp.of(first + row, f"user-{row}", f"item-{row}", event_type) for row in range(n)]
                 output = self.process(
                     records,
                     lambda keys: list(map(stored.get, keys)),
                     topic="warm-up",
                     partition=0,
-                    covers=(first, first + 3),
+                    covers=(first, first + n - 1),
                 )
                 stored.update(output.writes)
                 if output.activity is not None:
@@ -217,43 +194,76 @@ class Processor:
         if len(batch) == 0:
             return Output([], letters, None, {})
         keys = [user_id.encode() for user_id in batch.users]
-        states = decode_states(self.recommender.state_spec, list(load(keys)))
-        stepped = self.recommender.step(states, batch, self.view, source=f"{topic}/{partition}", covers=covers)
+        states = decode_states(self._arms.state_spec, list(load(keys)))
+        stepped = self._arms.step(
+            states, batch, self.view, self._arm_of(batch), source=f"{topic}/{partition}", covers=covers
+        )
         folded = stepped.folded
         counters.n_replayed += int(np.count_nonzero(folded.outcome == REPLAYED))
         counters.n_duplicates += int(np.count_nonzero(folded.outcome == DUPLICATE))
         counters.n_late += int(np.count_nonzero(folded.late))
         writes: dict[bytes, bytes | None] = {}
-        n_bytes, stored = self.recommender.state_spec.n_bytes, folded.states.tobytes()
+        n_bytes, stored = self._arms.state_spec.n_bytes, folded.states.tobytes()
         for row in np.flatnonzero(folded.changed).tolist():
             erased = folded.erased[row]
             writes[keys[row]] = None if erased else stored[row * n_bytes : (row + 1) * n_bytes]
-        answered = batch if len(stepped.rows) == len(batch) else batch.take(stepped.rows)
-        item_ids, scores, reasons = self._named(stepped.ranked)
-        values = encode_recommendations(
+        said: list[tuple[int, bytes]] = []
+        for each, answers in zip(self._answering, stepped.answers, strict=True):
+            values = each.encode(batch, answers, self.view, topic, partition)
+            said += zip(answers.rows.tolist(), values, strict=True)
+        if len(stepped.answers) > 1:
+            said.sort(key=itemgetter(0))
+        counters.n_recommendations += len(said)
+        users = batch.user.tolist()
+        pairs: list[tuple[bytes | None, bytes | None]] = [(keys[users[row]], value) for row, value in said]
+        activity = encode_activity(stepped.activity) if len(stepped.activity) > 0 else None
+        return Output(pairs, letters, activity, writes)
+
+    def _know(self, view: ItemStatistics) -> None:
+        for each in self._answering:
+            view.know(each.arm.bundle.vocabulary)
+
+    def _arm_of(self, batch: EventBatch) -> NDArray[np.intp]:
+        """(U,) the arm of each user."""
+        if self._assignment is None:
+            return np.zeros(len(batch.users), np.intp)
+        return np.fromiter(map(self._assignment.number_of, batch.users), np.intp, len(batch.users))
+
+
+class _Answering:
+    """One arm at work."""
+
+    def __init__(self, arm: Arm) -> None:
+        bundle = arm.bundle
+        self.arm = arm
+        self.recommender = Recommender(bundle.features, bundle.scorer, bundle.vocabulary, arm.policy, bundle.tag)
+        self._reasons: dict[int, list[str]] = {}
+
+    def encode(
+        self, batch: EventBatch, answers: Answers, view: ItemStatistics, topic: str, partition: int
+    ) -> list[bytes]:
+        """The messages for the events that were answered, in their order."""
+        answered = batch if len(answers.rows) == len(batch) else batch.take(answers.rows)
+        item_ids, scores, reasons = self._named(answers.ranked, view)
+        return encode_recommendations(
             answered,
             item_ids,
             scores,
             reasons,
+            _rounded(answers.ranked),
             topic=topic,
             partition=partition,
-            model=self.bundle.reference,
-            variants=[self.variant] * len(answered),
-            activity_offset=self.view.offset,
-            items_offset=self.view.items_offset,
+            model=self.arm.bundle.reference,
+            variants=[self.arm.variant] * len(answered),
+            activity_offset=view.offset,
+            items_offset=view.items_offset,
         )
-        counters.n_recommendations += len(values)
-        users = answered.user.tolist()
-        key_of = keys if answered is batch else [user_id.encode() for user_id in answered.users]
-        pairs: list[tuple[bytes | None, bytes | None]] = [
-            (key_of[user], value) for user, value in zip(users, values, strict=True)
-        ]
-        activity = encode_activity(stepped.activity) if len(stepped.activity) > 0 else None
-        return Output(pairs, letters, activity, writes)
 
-    def _named(self, ranked: Ranked) -> tuple[list[list[str]], list[list[float]], list[list[list[str]]]]:
+    def _named(
+        self, ranked: Ranked, view: ItemStatistics
+    ) -> tuple[list[list[str]], list[list[float]], list[list[list[str]]]]:
         """Items, scores and reasons of each recommendation, as messages want them."""
-        ids, reason_of = self.view.catalogue.ids, self._reason_of
+        ids, reason_of = view.catalogue.ids, self._reason_of
         numbers: list[list[int]] = ranked.items.tolist()
         scores: list[list[float]] = np.round(ranked.scores.astype(np.float64), _DECIMALS).tolist()
         sources: list[list[int]] = ranked.sources.tolist()
@@ -267,8 +277,17 @@ class Processor:
     def _reason_of(self, sources: int) -> list[str]:
         reasons = self._reasons.get(sources)
         if reasons is None:
-            bundle = self.bundle
+            bundle = self.arm.bundle
             from_candidates = bundle.scorer.space == "candidates"
             named = reasons_of(bundle.features, sources, from_candidates=from_candidates, parts=bundle.parts)
             reasons = self._reasons[sources] = list(named)
         return reasons
+
+
+def _rounded(ranked: Ranked) -> list[list[float]] | None:
+    """Propensities with six digits that count, as many as items; None where nothing is left to chance."""
+    if ranked.propensity is None:
+        return None
+    there = (ranked.items >= 0).sum(1).tolist()
+    rows = ranked.propensity.tolist()
+    return [[float(f"{likely:.6g}") for likely in row[:n]] for row, n in zip(rows, there, strict=True)]

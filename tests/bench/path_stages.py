@@ -17,6 +17,7 @@ from typing import Any
 import stream.batching.pipeline as pipeline
 import stream.core.seam as seam
 import stream.worker.processor as processing
+from stream.core.arms import Arms
 from stream.worker.follower import Follower
 from stream.worker.processor import Processor
 
@@ -63,9 +64,9 @@ class Stages:
             module[name] = self.timed(module[name], stage)
         vars(pipeline)["produce"] = self.timed_coroutine(pipeline.produce, "produce")
         for owner, name, stage in (
-            (Processor, "_named", "encode"),
+            (processing._Answering, "encode", "encode"),
             (Processor, "process", "process, rest"),
-            (seam.Recommender, "step", "step, rest"),
+            (Arms, "step", "step, rest"),
             (Follower, "_apply", "item statistics"),
         ):
             setattr(owner, name, self.timed(getattr(owner, name), stage))
@@ -74,8 +75,10 @@ class Stages:
         def made(processor: Processor, *args: Any, **kwargs: Any) -> None:
             make(processor, *args, **kwargs)
             processor._decoder.decode = self.timed(processor._decoder.decode, "decode")  # type: ignore[method-assign]
-            scorer: Any = processor.recommender.scorer
-            scorer.score = self.timed(scorer.score, "score")
+            for scorer in {
+                id(each.recommender.scorer): each.recommender.scorer for each in processor._answering
+            }.values():
+                scorer.score = self.timed(scorer.score, "score")  # type: ignore[method-assign]
 
         setattr(Processor, "__init__", made)  # noqa: B010 (assigning to a class's __init__ is no typing matter here)
 

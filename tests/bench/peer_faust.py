@@ -30,6 +30,7 @@ from faust.types import TP
 
 from stream.batching import serve
 from stream.bundle.load import load_bundle
+from stream.bundle.service import Arm
 from stream.core.seam import Policy
 from stream.worker.follower import Follower
 from stream.worker.processor import Processor
@@ -124,7 +125,7 @@ async def main(stop: asyncio.Event) -> None:
     follower = Follower(options.settings, options.names, bundle.features.statistics)
     await follower.start()
     policy = Policy(bundle.manifest.policy.n, bundle.manifest.policy.seen)
-    processor = Processor(bundle, follower.view, policy=policy)
+    processor = Processor([Arm("default", bundle, policy)], follower.view)
     processor.warm_up()
     following = None if options.fixed_view else asyncio.ensure_future(follower.run())
     spent, began_ns = _Spent(), time.process_time_ns()

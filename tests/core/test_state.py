@@ -109,10 +109,26 @@ def test_a_record_of_another_layout_keeps_what_does_not_depend_on_it(changed: di
     assert set(after["ring_ms"][:-n].tolist()) <= {NEVER_MS}
     for name, kept in (("event_id", min(old.n_ids, new.n_ids)), ("source_offset", min(old.n_sources, new.n_sources))):
         assert after[name][:kept].tolist() == before[name][:kept].tolist()
-    assert after["model_tag"] == 0, "recurrent state is left to be rebuilt"
+    assert after["model_tag"] == 0, "nobody wrote recurrent state"
     assert after["layout"] == new.layout
     again = decode_states(new, [encode_state(decode_states(new, [raw]), 0)])
     assert encode_state(again, 0) == encode_state(decode_states(new, [raw]), 0)
+
+
+@pytest.mark.parametrize(("wrote", "has_room"), [([1.5, -2.0], True), ([1.5, -2.0, 0.0, 0.5], False)])
+def test_recurrent_state_is_carried_over_where_all_of_it_fits_and_else_left_to_be_rebuilt(
+    wrote: list[float], has_room: bool
+) -> None:
+    """In an experiment a record is as wide as its widest model; what a narrower one wrote has zeros behind it."""
+    wide, narrow = replace(SMALL, n_model=4), replace(SMALL, n_model=2)
+    states = decode_states(wide, [None])
+    states["model"][0, : len(wrote)], states["model_tag"] = wrote, 7
+    after = decode_states(narrow, [encode_state(states, 0)])
+    assert after["model"][0].tolist() == (wrote if has_room else [0.0, 0.0])
+    assert after["model_tag"].tolist() == [7 if has_room else 0]
+    back = decode_states(wide, [encode_state(after, 0)])
+    assert back["model_tag"].tolist() == after["model_tag"].tolist()
+    assert back["model"][0, :2].tolist() == after["model"][0].tolist()
 
 
 @given(log=logs(controls=False, names=False), later_ms=st.integers(0, 2 * DAY_MS))

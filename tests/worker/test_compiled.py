@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from stream.bundle.service import Arm
 from stream.core import candidates, catalogue, context, fold, ranking, statistics
 from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics
@@ -71,9 +72,8 @@ def records(first: int, n: int, n_users: int) -> list[Record]:
 def test_a_batch_of_any_size_runs_code_that_warming_up_compiled(n: int, n_users: int) -> None:
     """One event, one user with several, many of many: the compiled code has no new signature afterwards."""
     processor = Processor(
-        FakeBundle(),  # type: ignore[arg-type]  # a list would do as well as the tuple
+        [Arm("default", FakeBundle(), Policy())],  # type: ignore[arg-type]  # a list would do as well as the tuple
         ItemStatistics(FEATURES.statistics),
-        policy=Policy(),
     )
     processor.warm_up()
     before = {name: len(kernel.signatures) for name, kernel in KERNELS.items()}

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream.bundle.service import Arm
 from stream.core.activity import ActivityBatch, concatenated
 from stream.core.catalogue import ItemUpdate
 from stream.core.seam import Policy
@@ -45,7 +46,8 @@ class Desk:
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        self.processor = Processor(self.bundle, self.view, policy=self.policy, counters=self.counters)
+        arms = [Arm("default", self.bundle, self.policy)]
+        self.processor = Processor(arms, self.view, counters=self.counters)
 
     def answer(self, records: Sequence[Record], covers: tuple[int, int] | None = None) -> Output:
         """Process, and store what is to be stored; the view stays as it is."""
@@ -250,7 +252,7 @@ def test_forget_deletes_the_state_and_the_user_begins_anew() -> None:
     output = desk.answer([record(4, event("ann", "item-2", 3)), record(5, event("new", "item-2", 3))])
     ann, new = said(output)
     assert ann["items"] == new["items"]
-    state = decode_states(desk.processor.recommender.state_spec, [desk.states[b"ann"]])
+    state = decode_states(desk.processor.state_spec, [desk.states[b"ann"]])
     assert state["n_events"][0] == 1
 
 
@@ -258,7 +260,7 @@ def test_forget_and_return_within_one_batch_leaves_only_what_came_after() -> Non
     """ann:  item-1  forget  item-2"""
     desk = Desk()
     desk.ask(event("ann", "item-1"), event("ann", None, 1, "forget"), event("ann", "item-2", 2))
-    state = decode_states(desk.processor.recommender.state_spec, [desk.states[b"ann"]])
+    state = decode_states(desk.processor.state_spec, [desk.states[b"ann"]])
     assert state["n_events"][0] == 1
 
 
@@ -413,7 +415,7 @@ def test_recurrent_state_is_carried_in_the_record_and_tagged() -> None:
     first, second = desk.ask(event("ann", "item-1"), event("ann", "item-2", 1))
     assert len(items_of(first)) == len(items_of(second)) == 5
     assert second["items"][0]["reasons"] == ["model"]
-    state = decode_states(desk.processor.recommender.state_spec, [desk.states[b"ann"]])
+    state = decode_states(desk.processor.state_spec, [desk.states[b"ann"]])
     assert state["model_tag"][0] == 77
     kept = scorer.vectors[2].astype(np.float16).astype(np.float32) * np.float32(0.5) + scorer.vectors[3]
     np.testing.assert_array_equal(state["model"][0], kept.astype(np.float16))
@@ -453,7 +455,7 @@ def test_a_bundle_without_memory_takes_over_from_one_with_and_back() -> None:
 def test_a_view_of_other_statistics_is_refused() -> None:
     """It would feed the model numbers that it was not trained on."""
     with pytest.raises(ValueError, match="other item statistics"):
-        Processor(PlainBundle(), ItemStatistics(type(FEATURES.statistics)()), policy=Policy())
+        Processor([Arm("default", PlainBundle(), Policy())], ItemStatistics(type(FEATURES.statistics)()))
 
 
 def test_warming_up_leaves_no_trace(view: ItemStatistics) -> None:
