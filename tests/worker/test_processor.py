@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from stream.bundle.service import Arm
 from stream.core.activity import ActivityBatch, concatenated
+from stream.core.assignment import Assignment
 from stream.core.catalogue import ItemUpdate
+from stream.core.exploration import Exploration
 from stream.core.seam import Policy
 from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
@@ -450,6 +452,75 @@ def test_a_bundle_without_memory_takes_over_from_one_with_and_back() -> None:
     always = Desk(recurrent)
     always.ask(*(event("ann", f"item-{number}", number - 1) for number in (1, 2, 3, 4)))
     assert back.states == always.states
+
+
+def both(weights: dict[str, float], view: ItemStatistics) -> Processor:
+    """Variants `plain` and `drawn`, the second one exploring with a recurrent model."""
+    recurrent = PlainBundle(PlainRecurrent(), vocabulary=VOCABULARY, reference="recurrent@1", tag=5)
+    arms = [
+        Arm("plain", PlainBundle(), Policy(5)),
+        Arm("drawn", recurrent, Policy(5, exploration=Exploration(first=3, pool=8, salt="s"))),
+    ]
+    return Processor(arms, view, assignment=Assignment("x", weights))
+
+
+def test_variants_share_everything_but_the_answer(view: ItemStatistics) -> None:
+    """One activity message, records as wide as the widest, each recommendation with its variant and model."""
+    assignment = Assignment("x", {"plain": 1, "drawn": 1})
+    processor, alone = both({"plain": 1, "drawn": 1}, view), Desk(view=view)
+    states: dict[bytes, bytes | None] = {}
+    records, answers, n_counted = a_busy_hour(), [], []
+    for cut in (records[:150], records[150:151], records[151:]):
+        for which in (0, 1):
+            covers = (cut[0].offset, cut[-1].offset)
+            if which == 0:
+                output = processor.process(
+                    cut, lambda keys: [states.get(key) for key in keys], topic=TOPIC, partition=3, covers=covers
+                )
+                states.update(output.writes)
+                answers += said(output)
+            else:
+                output = alone.answer(cut)
+            n_counted.append(output.activity)
+    assert n_counted[::2] == n_counted[1::2], "what is counted does not depend on who answers"
+    assert {len(raw) for raw in states.values() if raw is not None} == {processor.state_spec.n_bytes}
+    models = {"plain": "plain@1", "drawn": "recurrent@1"}
+    assert [answer["source"]["offset"] for answer in answers] == sorted(
+        answer["source"]["offset"] for answer in answers
+    )
+    assert {answer["variant"] for answer in answers} == set(models)
+    for answer in answers:
+        assert answer["variant"] == assignment.of(answer["user_id"])
+        assert answer["model"] == models[answer["variant"]]
+        likely = [item.get("propensity") for item in answer["items"]]
+        if answer["variant"] == "plain":
+            assert set(likely) <= {None}
+            assert all("propensity" not in item for item in answer["items"]), "messages do not grow"
+        else:
+            assert likely[:2] == [1.0] * min(2, len(likely))
+            assert all(0 < chance <= 1 for chance in likely)
+    assert any(item.get("propensity", 1) < 1 for answer in answers for item in answer["items"])
+
+
+def test_batches_leave_no_trace_in_an_experiment(view: ItemStatistics) -> None:
+    """Drawn lists included: each event's chance hangs on its own id."""
+    outcomes = []
+    for n in (1, 7, 400):
+        processor, states, answers = both({"plain": 1, "drawn": 2}, view), dict[bytes, bytes | None](), []
+        records = a_busy_hour(150)
+        for first in range(0, len(records), n):
+            cut = records[first : first + n]
+            output = processor.process(
+                cut,
+                lambda keys, states=states: [states.get(key) for key in keys],  # type: ignore[misc]
+                topic=TOPIC,
+                partition=3,
+                covers=(cut[0].offset, cut[-1].offset),
+            )
+            states.update(output.writes)
+            answers += output.recommendations
+        outcomes.append((answers, {key: raw for key, raw in states.items() if raw is not None}))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 def test_a_view_of_other_statistics_is_refused() -> None:
