@@ -1,0 +1,81 @@
+"""An experiment as its users run it: worker processes on a real broker, weights changed while they serve."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.cli.main import main
+from stream.core.assignment import Assignment
+from stream.kafka.settings import KafkaSettings
+from tests.worker.bundles import bundle
+from tests.worker.cluster import Cluster, keyed, until
+from tests.worker.test_worker import clicks, ids_of
+
+FILE = """
+name = "two"
+[[variants]]
+name = "control"
+bundle = "{ranker}"
+weight = {weight}
+[[variants]]
+name = "drawn"
+bundle = "{recurrent}"
+exploration = {{kind = "softmax", first = 3, pool = 8, temperature = 0.5}}
+"""
+
+
+def write(file: Path, weight: float) -> dict[str, float]:
+    file.write_text(FILE.format(ranker=bundle("ranker"), recurrent=bundle("ranker-2"), weight=weight))
+    return {"control": weight, "drawn": 1.0}
+
+
+def variants(recommendations: list[dict[str, Any]]) -> dict[str, set[str]]:
+    """User -> the variants that answered."""
+    found: dict[str, set[str]] = {}
+    for each in recommendations:
+        found.setdefault(each["user_id"], set()).add(each["variant"])
+    return found
+
+
+async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(cluster: Cluster, tmp_path: Path) -> None:
+    """
+    worker a  ─────────────────────
+    worker b  ─────────────────────     of two partitions each
+    weights   1:1        |   0:1        whoever was in `control` moves, without a restart
+    """
+    file = tmp_path / "two.toml"
+    weights = write(file, 1)
+    workers = [
+        cluster.worker(file, "--watch-bundle", "100ms", "--session", "6s", label=label) for label in ("one", "two")
+    ]
+    await asyncio.gather(*(worker.ready() for worker in workers))
+    first = ids_of(cluster, await cluster.send(map(keyed, clicks(1_500))))
+    await cluster.caught_up()
+    published = await cluster.recommendations()
+    assert sorted(each["rec_id"] for each in published) == sorted(first)
+    assignment = Assignment("two", weights)
+    assert variants(published) == {user: {assignment.of(user)} for user in variants(published)}
+    assert {each["variant"] for each in published} == {"control", "drawn"}
+    for each in published:
+        assert each["model"] == {"control": "ranker@1", "drawn": "ranker@2"}[each["variant"]]
+        assert all(("propensity" in item) == (each["variant"] == "drawn") for item in each["items"])
+
+    write(file, 0)
+    for worker in workers:
+        await until(lambda worker=worker: "serves from now on" in worker.stderr.read_text())  # type: ignore[misc]
+    second = set(ids_of(cluster, await cluster.send(map(keyed, clicks(200, start=1_500)))))
+    await cluster.caught_up()
+    moved = [each for each in await cluster.recommendations() if each["rec_id"] in second]
+    assert {each["variant"] for each in moved} == {"drawn"}
+    for worker in workers:
+        await worker.stopped()
+
+
+def test_a_worker_serves_a_bundle_or_an_experiment(kafka: KafkaSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in ([], ["--bundle", "x", "--experiment", "y.toml"]):
+        assert main(["worker", *options, "--kafka", kafka.servers]) == 2
+        assert "--experiment" in capsys.readouterr().err
