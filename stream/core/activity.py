@@ -89,7 +89,8 @@ def checked(batch: ActivityBatch) -> ActivityBatch:
         raise ValueError("item ids repeat, or one is empty")
     if n_entries == 0:
         return batch
-    # Ufuncs are asked directly: for the few entries of a quiet topic, `min`, `max`, `any` and `all` take three times as long.
+    # Ufuncs are asked directly: for the few entries of a quiet topic, `min`, `max`, `any` and `all` take three times as
+    # long.
     offset = batch.offset
     if offset[0] < batch.first or offset[-1] > batch.last or np.count_nonzero(offset[1:] <= offset[:-1]) > 0:
         raise ValueError(f"offsets of entries do not rise within {batch.first}..{batch.last}")

@@ -421,10 +421,11 @@ def _drawn(how: Exploration, pool: Ranked, n: NDArray[np.int64], seeds: NDArray[
     """Lists drawn from what was ranked, with the probability of each item at its place."""
     column, probability = draw(how, pool.items, pool.scores, n, seeds)
     there, row = column >= 0, np.arange(len(column))[:, None]
+    sources: Sources = np.where(there, pool.sources[row, column], pool.sources.dtype.type(0))
     return Ranked(
         np.where(there, pool.items[row, column], -1).astype(np.int32),
         np.where(there, pool.scores[row, column], 0).astype(np.float32),
-        np.where(there, pool.sources[row, column], 0).astype(pool.sources.dtype),
+        sources,
         probability,
     )
 
