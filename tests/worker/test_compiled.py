@@ -38,6 +38,7 @@ class FakeBundle:
     vocabulary: tuple[str, ...] = ()
     reference = "fake@1"
     tag = 7
+    parts: tuple[str, ...] = ()
 
 
 @dataclass
