@@ -10,8 +10,8 @@ from another thread too, which is how a loop that no longer turns is found out.
     old-view        scores with item statistics that are too old                   always
     blocked         does not come round to its event loop                          always
 
-Clocks of `stalled` and `silent` begin anew when a rebalance or a recovery ends. An objection is withdrawn when its
-cause has been gone for `steady_s`: readiness does not flap.
+Clocks of `stalled` and `silent` begin anew when a rebalance, a recovery or a blockade of the loop ends. An objection is
+withdrawn when its cause has been gone for `steady_s`: readiness does not flap.
 """
 
 from __future__ import annotations
@@ -134,8 +134,11 @@ class Watchdog:
     def observe(self, sample: Sample) -> None:
         """Take note of how things are."""
         last, now_s = self._last, sample.at_s
+        blocked = last is not None and now_s - last.at_s > self.config.blocked_s
+        if blocked:  # who did not turn could neither finish anything nor hear an answer
+            self._done, self._answered = {}, {}
         found = dict(self._judge(sample))
-        if last is not None and now_s - last.at_s > self.config.blocked_s:
+        if last is not None and blocked:
             found["blocked"] = f"the event loop did not turn for {now_s - last.at_s:.1f} s"
         causes = dict(self._causes)
         for kind, detail in found.items():
