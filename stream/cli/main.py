@@ -74,6 +74,7 @@ COMMANDS: Final = (
     Command("backtest", MODELS, "Replay a range of a topic or a log through bundles and baselines."),
     Command("verify", MODELS, "Hold live recommendations against a replay of their inputs."),
     Command("watch", LOOK, "See recommendations, rates, latency and hit rate live."),
+    Command("doctor", LOOK, "Look over cluster, topics, workers and this machine; say what is wrong and what to do."),
     Command("bench", LOOK, "Measure the path and its parts on this machine."),
 )
 

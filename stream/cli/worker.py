@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -18,7 +18,12 @@ from stream.cli.options import KafkaOptions, parse_duration_ms
 from stream.errors import PolytempoError
 from stream.kafka.topics import TopicNames
 
+if TYPE_CHECKING:
+    from stream.worker.app import Worker
+
 __all__ = ["worker"]
+
+logger = logging.getLogger(__name__)
 
 
 def worker(
@@ -34,10 +39,11 @@ def worker(
     watch_bundle: str = "2s",
     session: str = "10s",
     log_level: Literal["debug", "info", "warning", "error"] = "warning",
+    log_format: Literal["text", "json"] = "text",
     json: bool = False,
     observing: ObservingOptions | None = None,
     connection: KafkaOptions | None = None,
-) -> None:
+) -> int:
     """Turn events into recommendations with a bundle.
 
     Start as many workers as there are partitions at most; they share the users between them, and take over from each
@@ -71,9 +77,11 @@ def worker(
         session: After so long without a sign of life the others take over what a worker that died has left. Clusters
             allow no less than 6s unless told otherwise.
         log_level: What is logged to standard error.
+        log_format: Log lines for people, or one JSON object each, with everything else that goes to standard error.
         json: Print JSON lines: one with the address of health and metrics, one when it is ready, one with its counts
             when it has stopped.
     """
+    from stream.operations.loglines import set_up_logging
     from stream.worker.app import Worker, WorkerConfig
     from stream.worker.follower import Refresh
 
@@ -86,7 +94,9 @@ def worker(
     refresh_s = parse_duration_ms(refresh) / 1000
     if store == "rocksdb" and data is None:
         raise PolytempoError("--store rocksdb keeps states in a folder.", "Name it with --data.")
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings, watched = connection.settings(), observing.observing(refresh_s)
+    secrets = [settings.password or "", "" if watched.token is None else watched.token.secret]
+    set_up_logging(log_level, log_format, secrets)
     config = WorkerConfig(
         bundle=served,
         data=data,
@@ -97,14 +107,25 @@ def worker(
         session_s=parse_duration_ms(session) / 1000,
         n_items=n,
         seen=seen,
-        observing=observing.observing(refresh_s),
+        observing=watched,
     )
-    serving = Worker(config, connection.settings(), TopicNames(connection.prefix))
+    if log_format == "text":
+        return _serve(Worker(config, settings, TopicNames(connection.prefix)), quiet=json, json=json)
+    try:
+        return _serve(Worker(config, settings, TopicNames(connection.prefix)), quiet=True, json=json)
+    except PolytempoError as error:
+        logger.error(error.message, extra={"hint": error.hint})  # noqa: TRY400 - what is expected has no traceback
+        return 2
+
+
+def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:
+    """Run until a signal; say what becomes of it to people unless `quiet`, and to programs if `json`."""
 
     def ready() -> None:
         if json:
             print_json({"ready": True, "bundle": serving.reference, "pid": os.getpid()})
-        else:
+        logger.info("ready", extra={"bundle": serving.reference, "http": serving.observed.url})
+        if not quiet:
             people.print(f"[green]ready[/]: {serving.reference} answers events; Ctrl-C stops it gracefully")
             if serving.observed.url is not None:
                 people.print(f"health and metrics: {serving.observed.url}/status", style="dim")
@@ -114,7 +135,7 @@ def worker(
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(name, stop.set)
-        status = None if json else people.status(f"starting with {serving.reference} …")
+        status = None if quiet else people.status(f"starting with {serving.reference} …")
         with contextlib.nullcontext() if status is None else status:
 
             def progress(n_read: int, n_all: int) -> None:
@@ -145,8 +166,10 @@ def worker(
     }
     if json:
         print_json(summary)
-    else:
+    logger.info("stopped", extra=summary)
+    if not quiet:
         people.print(
             f"stopped: {counters.n_records:,} records, {counters.n_recommendations:,} recommendations, "
             f"{counters.n_dead_letters:,} dead letters"
         )
+    return 0

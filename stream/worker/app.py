@@ -250,9 +250,16 @@ class Worker:
         processor = self._processor
         if processor is None:
             raise RuntimeError("a batch came before the worker was ready for it")
-        output = processor.process(
-            batch.records, load, topic=batch.tp.topic, partition=partition, covers=(batch.first, batch.last)
-        )
+        try:
+            output = processor.process(
+                batch.records, load, topic=batch.tp.topic, partition=partition, covers=(batch.first, batch.last)
+            )
+        except Exception:
+            place = {"topic": batch.tp.topic, "partition": partition}
+            logger.exception(
+                "a batch could not be answered", extra={**place, "first_offset": batch.first, "last_offset": batch.last}
+            )
+            raise
         sends = []
         if output.recommendations:
             sends.append(Send(names.recommendations, partition, output.recommendations))

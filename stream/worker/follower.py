@@ -222,7 +222,8 @@ class Follower:
                 batch = decode_activity(record.value or b"")
             except WireError as error:
                 self.n_corrupt += 1
-                logger.warning("item-activity offset %s is left out: %s", record.offset, error)
+                place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+                logger.warning("a message of the item statistics is left out: %s", error, extra=place)
                 continue
             self._batches.append((record.offset, batch))
             self._n_waiting += len(batch)

@@ -113,7 +113,8 @@ class Cluster:
         directory = self.workdir / label
         directory.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "stream.cli.main", "worker", "--bundle", str(bundle), "--json"]
-        command += ["--kafka", self.broker, "--prefix", self.prefix, "--log-level", "info", *options]
+        command += ["--kafka", self.broker, "--prefix", self.prefix, *options]
+        command += [] if "--log-level" in options else ["--log-level", "info"]
         out, err = directory / "stdout", directory / "stderr"
         stdout_bytes = out.stat().st_size if out.exists() else 0
         with out.open("ab") as stdout, err.open("ab") as stderr:

@@ -250,3 +250,34 @@ async def test_a_token_is_asked_for_and_probes_need_none(cluster: Cluster) -> No
         assert ask(f"{url}/ready") == (200, "")
         assert json.loads(ask(f"{url}/ready", token)[1]) == {"ready": True, "objections": []}
         assert ask(f"{url}/metrics", token)[0] == ask(f"{url}/status", token)[0] == 200
+
+
+async def test_every_line_of_a_workers_log_is_json_and_none_has_the_password(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its most talkative, clients included, from the start to a topic that is missing."""
+    password, token = "planted-Pa55word", "planted-token-0123456789"
+    monkeypatch.setenv("POLYTEMPO_HTTP_TOKEN", token)
+    options = ("--log-format", "json", "--log-level", "debug")
+    worker = cluster.worker(bundle("ranker"), *options)
+    await worker.ready()
+    await cluster.send(map(keyed, clicks(20)))
+    await cluster.caught_up()
+    await worker.stopped()
+    monkeypatch.setenv("POLYTEMPO_KAFKA_PASSWORD", password)
+    monkeypatch.setenv("POLYTEMPO_KAFKA_USER", "shop")
+    monkeypatch.setenv("POLYTEMPO_KAFKA_SECURITY", "SASL_PLAINTEXT")
+    refused = cluster.worker(bundle("ranker"), *options, label="refused")
+    assert await refused.ended() == 2, "the broker speaks no SASL"
+    for each in (worker, refused):
+        text = each.stderr.read_text()
+        assert password not in text
+        assert token not in text
+        events = [json.loads(line) for line in text.splitlines()]
+        assert all({"time", "level", "logger", "message", "pid"} <= event.keys() for event in events)
+    said = [json.loads(line)["message"] for line in worker.stderr.read_text().splitlines()]
+    assert "ready" in said
+    assert "stopped" in said
+    last = json.loads(refused.stderr.read_text().splitlines()[-1])
+    assert last["level"] == "error"
+    assert "no Kafka answers" in last["message"]
