@@ -66,7 +66,8 @@ def check_worker(url: str, token: Token | None) -> Finding:
         said = "; ".join(f"{each['kind']}: {each['detail']}" for each in document["objections"])
         if not document["ready"]:
             return error("worker", f"{url} is not ready: {said}", "The runbook in the README says what to do.")
-        return ok("worker", f"{url} is ready, {document.get('model', 'no bundle')}, up {document['up_s']:,.0f} s")
+        models = ", ".join(document.get("models", {}).values()) or "no bundle yet"
+        return ok("worker", f"{url} is ready, {models}, up {document['up_s']:,.0f} s")
     except (ValueError, KeyError, TypeError):
         return error(
             "worker", f"{url} answers, and is no worker", "Name the address that a worker says when it starts."

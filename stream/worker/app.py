@@ -291,7 +291,7 @@ class Worker:
             items_offset=follower.view.items_offset,
             n_items=len(follower.view.catalogue),
             n_corrupt=follower.n_corrupt,
-            model=self.bundle.reference,
+            models={arm.variant: arm.bundle.reference for arm in self._service.arms},
         )
 
     # -- item statistics -----------------------------------------------------------------------------------------------

@@ -144,8 +144,11 @@ class _WorkerCollector(Collector):
         yield _gauge("polytempo_recovery_records", "Changelog records still to be read.", vitals.to_recover)
         yield _gauge("polytempo_store_users", "Users in the worker's store, standby ones included.", vitals.n_users)
         yield _gauge("polytempo_store_bytes", "Size of their records, without keys.", vitals.state_bytes)
-        name, _, version = vitals.model.rpartition("@")
-        yield InfoMetricFamily("polytempo_model", "The bundle that serves.", value={"name": name, "version": version})
+        models = InfoMetricFamily("polytempo_model", "The bundle that serves a variant.", labels=["variant"])
+        for variant, reference in vitals.models.items():
+            name, _, version = reference.rpartition("@")
+            models.add_metric([variant], {"name": name, "version": version})
+        yield models
         yield _gauge(
             "polytempo_view_age_seconds", "Since when the item statistics may lack something.", vitals.view_age_s
         )

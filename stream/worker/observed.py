@@ -139,7 +139,7 @@ class Observed:
         }
         if vitals is not None:
             document |= {
-                "model": vitals.model,
+                "models": dict(vitals.models),
                 "partitions": {
                     str(each.partition): {"finished": each.done, "end": each.end, "lag": each.lag}
                     for each in vitals.partitions

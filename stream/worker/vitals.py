@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,7 +33,7 @@ class Vitals:
         view_offset, items_offset: what the view holds, in `item-activity` and `items`.
         n_items: items in the view.
         n_corrupt: messages of `item-activity` that were left out.
-        model: the bundle that serves, name@version.
+        models: variant -> the bundle that serves it, name@version.
     """
 
     at_s: float
@@ -48,7 +48,7 @@ class Vitals:
     items_offset: int
     n_items: int
     n_corrupt: int
-    model: str
+    models: Mapping[str, str]
 
     def sample(self) -> Sample:
         """What the watchdog wants of it."""

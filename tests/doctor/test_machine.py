@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_one_a_full_disk_and_a_missing_package(
 @pytest.fixture
 def status() -> Iterator[tuple[str, dict[str, Any]]]:
     """An address that answers as a worker does, and what it says."""
-    document: dict[str, Any] = {"ready": True, "objections": [], "model": "shop@1", "up_s": 12.5}
+    document: dict[str, Any] = {"ready": True, "objections": [], "models": {"default": "shop@1"}, "up_s": 12.5}
     server = HttpServer(Listen("127.0.0.1", 0), {"/status": lambda _: json_page(document)}, TOKEN)
     server.start()
     yield server.url, document

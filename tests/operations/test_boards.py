@@ -50,7 +50,9 @@ def exposed() -> dict[str, set[str]]:
     counters.count_dead_letter("malformed")
     observed = Observed(Observing(listen=Listen("127.0.0.1", 0)), counters)
     observed.health.enter(Phase.SERVING)
-    observed.observe(Vitals(0.0, True, 0, 1, [Standing(0, 3, 5, 1, waiting=False)], 1, 1496, 0.1, 7, 8, 9, 0, "shop@1"))
+    observed.observe(
+        Vitals(0.0, True, 0, 1, [Standing(0, 3, 5, 1, waiting=False)], 1, 1496, 0.1, 7, 8, 9, 0, {"default": "shop@1"})
+    )
     with observed:
         status, text = ask(f"{observed.url}/metrics")
     assert status == 200
