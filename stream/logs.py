@@ -148,6 +148,14 @@ class EventLog:
         lazy = _scan(self.path)
         return int(lazy.select(pl.len()).collect().item())
 
+    def raw_batches(self) -> Iterator[pl.DataFrame]:
+        """Yield the file's rows with its own columns, in frames of at most 50,000 rows."""
+        return _raw_batches(self.path)
+
+    def normal_form(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """The events of rows with the file's own columns."""
+        return raw.select(_expressions(self.mapping, raw.schema))
+
     def batches(
         self, *, since_ms: int | None = None, until_ms: int | None = None, limit: int | None = None
     ) -> Iterator[pl.DataFrame]:
@@ -159,8 +167,8 @@ class EventLog:
             limit: at most so many events, counted behind the two filters.
         """
         left = limit
-        for raw in _raw_batches(self.path):
-            frame = raw.select(_expressions(self.mapping, raw.schema))
+        for raw in self.raw_batches():
+            frame = self.normal_form(raw)
             if since_ms is not None:
                 frame = frame.filter(pl.col("ts_ms") >= since_ms)
             if until_ms is not None:
@@ -178,10 +186,7 @@ class EventLog:
     ) -> pl.DataFrame:
         """All of it at once: `batches` put together."""
         parts = list(self.batches(since_ms=since_ms, until_ms=until_ms, limit=limit))
-        if len(parts) > 0:
-            return pl.concat(parts)
-        empty = _sample(self.path).clear()
-        return empty.select(_expressions(self.mapping, empty.schema))
+        return pl.concat(parts) if len(parts) > 0 else self.normal_form(_sample(self.path).clear())
 
 
 def open_log(path: str | Path, mapping: ColumnMapping | None = None) -> EventLog:

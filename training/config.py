@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import polars as pl
@@ -16,12 +15,14 @@ from stream.bundle.manifest import Policy
 from stream.core.candidates import CandidateSpec
 from stream.core.events import EventTypes
 from stream.core.features import FeatureSpec
-from stream.core.scales import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, WindowSpec
+from stream.core.scales import WindowSpec
 from stream.core.state import StateSpec
 from stream.core.statistics import CoVisitationChannel, PopularityChannel, SegmentField, StatisticsSpec
 from stream.errors import PolytempoError
 from stream.logs import ColumnMapping
 from training.log import most_common
+from training.preprocess import Preprocess
+from training.spans import Span, span_ms
 
 __all__ = [
     "Columns",
@@ -36,12 +37,9 @@ __all__ = [
     "span_ms",
 ]
 
-_UNITS_MS: Final = {"ms": 1, "s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
-
 Share = Annotated[float, Meta(gt=0, le=1)]
 Positive = Annotated[int, Meta(ge=1)]
 Time = Annotated[datetime, Meta(tz=True)]
-Span = Annotated[str, Meta(pattern=r"^[1-9][0-9]*(ms|s|m|h|d)$")]
 
 
 class Columns(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +52,8 @@ class Columns(Struct, frozen=True, forbid_unknown_fields=True):
     event_type: str | None = None
     constant_type: str | None = None
     value: str | None = None
+    session: str | None = None
+    event_id: str | None = None
     negative_value_type: str | None = None
 
     def mapping(self, context: tuple[str, ...]) -> ColumnMapping:
@@ -66,6 +66,8 @@ class Columns(Struct, frozen=True, forbid_unknown_fields=True):
             event_type=self.event_type,
             constant_type=self.constant_type,
             value=self.value,
+            session=self.session,
+            event_id=self.event_id,
             negative_value_type=self.negative_value_type,
             context=context,
         )
@@ -223,6 +225,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         seed: of everything that is drawn; the same seed on the same machine gives the same bundle.
         threads: of PyTorch. On a machine that does other work too, one is faster than two.
         period: age of the view of items while replaying.
+        preprocess: what the log goes through before.
+        baselines: further ones that stand beside the model: `basket` for logs of orders, see `training.baskets`.
     """
 
     bundle: Output
@@ -234,6 +238,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     threads: Positive = 1
     period: Span = "10s"
+    preprocess: Preprocess | None = None
+    baselines: tuple[Literal["basket"], ...] = ()
 
 
 def read_config(path: Path) -> Config:
@@ -301,20 +307,6 @@ def feature_spec(features: Features, values: Mapping[str, tuple[str, ...]]) -> F
 def common_values(features: Features, frame: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     """By context field, its most common values in the events of the training window."""
     return {name: most_common(frame, name, n) for name, n in features.segments.items()}
-
-
-def span_ms(text: str) -> int:
-    """Milliseconds of a span such as "5m", the inverse of `stream.core.scales.scale_name`.
-
-    >>> span_ms("90s"), span_ms("7d")
-    (90000, 604800000)
-
-    Raises ValueError for anything else.
-    """
-    match = re.fullmatch(r"([1-9][0-9]*)(ms|s|m|h|d)", text)
-    if match is None:
-        raise ValueError(f"{text!r} is no span of time; write 90s, 5m, 12h or 30d")
-    return int(match[1]) * _UNITS_MS[match[2]]
 
 
 def _popularity(name: str) -> PopularityChannel:

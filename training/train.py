@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,12 +24,15 @@ from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
 from stream.logs import open_log, read_items
+from training.baskets import basket_places
 from training.config import Config, RankerTraining, RecurrentTraining, common_values, feature_spec, span_ms
 from training.evaluate import Baselines, Evaluation, evaluate
 from training.export import write_bundle
 from training.listwise import fit_ranker, n_steps
 from training.log import Log, item_updates
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
+from training.preprocess import preprocess
+from training.preprocess.pipeline import read_events
 from training.replay import RecordingScorer, Replay
 from training.rows import Rows, record
 from training.targets import Targets, find_targets, sampled
@@ -73,6 +76,7 @@ class Material:
         from_ms, split_ms, until_ms: training is `[from_ms, split_ms)`, validation `[split_ms, until_ms)`.
         train, validate: the targets of both.
         source: what the log is called in the bundle.
+        preprocessing: what the log went through before, for the manifest.
     """
 
     spec: FeatureSpec
@@ -84,6 +88,7 @@ class Material:
     train: Targets
     validate: Targets
     source: str
+    preprocessing: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +122,11 @@ def prepare(config: Config, tables: tuple[pl.DataFrame, pl.DataFrame | None] | N
     if len(times) == 0:
         raise PolytempoError("there is no event in the log.")
     from_ms, split_ms, until_ms = config.window.bounds_ms(int(times.min()), int(times.max()))  # type: ignore[arg-type]
+    prepared = None
+    if config.preprocess is not None:
+        types = feature_spec(config.features, dict.fromkeys(config.features.segments, ())).types
+        prepared = preprocess(frame, config.preprocess, known_until_ms=split_ms, types=types)
+        frame = prepared.events
     window = frame.filter((pl.col("ts_ms") >= from_ms) & (pl.col("ts_ms") < split_ms))
     missing = [name for name in config.features.segments if name not in frame.columns]
     if missing:
@@ -124,6 +134,8 @@ def prepare(config: Config, tables: tuple[pl.DataFrame, pl.DataFrame | None] | N
             f"the log has no context field {', '.join(missing)}.", "Columns: " + ", ".join(frame.columns)
         )
     spec = feature_spec(config.features, common_values(config.features, window))
+    if prepared is not None:
+        spec = replace(spec, values=prepared.values)
     log = Log.of(frame.filter(pl.col("ts_ms") < until_ms), spec.types, spec.statistics.segment_fields)
     if len(log) == 0:
         raise PolytempoError("no event of the log can be used.", f"Event types are {', '.join(spec.types.names)}.")
@@ -138,7 +150,8 @@ def prepare(config: Config, tables: tuple[pl.DataFrame, pl.DataFrame | None] | N
             "A target is an event that continues a session, on an item that is new to it.",
         )
     updates = [] if items is None else item_updates(items)
-    return Material(spec, log, updates, from_ms, split_ms, until_ms, train, validate, source)
+    record = None if prepared is None else prepared.record
+    return Material(spec, log, updates, from_ms, split_ms, until_ms, train, validate, source, record)
 
 
 def train(
@@ -223,14 +236,16 @@ def _train_ranker(
     replay.exchange(Recommender(spec, bundle.scorer, policy=policy))
     report.stage("evaluating", len(log) - split)
     # Sessions under way when training ended were scored before there was a model.
+    judged = material.validate.where(material.validate.scored >= split)
     evaluation = evaluate(
         replay,
-        material.validate.where(material.validate.scored >= split),
+        judged,
         until=len(log),
         baselines=baselines,
         n=policy.n,
         on_progress=lambda at: report.at(at - split),
     )
+    evaluation = _beside_baskets(config, material, judged, evaluation)
     clock.lap("evaluate")
     manifest = writer.write({**metrics, **evaluation.metrics()})
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
@@ -280,6 +295,7 @@ def _train_recurrent(
     writer = _Writer(config, material, module, command, replace, None, wanted, "vocabulary", vocabulary, model.n_state)
     bundle = writer.draft()
     evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
+    evaluation = _beside_baskets(config, material, material.validate, evaluation)
     clock.lap("evaluate")
     manifest = writer.write({"n_rows": float(len(rows)), **evaluation.metrics()})
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
@@ -329,9 +345,19 @@ class _Writer:
             policy=self.config.policy,
             metrics=metrics,
             description=output.description,
+            preprocessing=material.preprocessing,
             example=self.example,
             replace=self.replace,
         )
+
+
+def _beside_baskets(config: Config, material: Material, judged: Targets, evaluation: Evaluation) -> Evaluation:
+    """The evaluation with the baselines of baskets over the same targets, if the configuration wants them."""
+    if "basket" not in config.baselines:
+        return evaluation
+    spec = material.spec
+    places = basket_places(material.log, judged, spec.types.weight_table(), spec.state.session_gap_ms, n=evaluation.n)
+    return Evaluation(evaluation.place | places, evaluation.n)
 
 
 class _Clock:
@@ -363,9 +389,13 @@ def _examples(rows: Rows) -> dict[str, NDArray[Any]]:
 def _tables(config: Config) -> tuple[pl.DataFrame, pl.DataFrame | None, str]:
     if config.data.file is None:
         raise PolytempoError("the configuration simulates its log: whoever calls must bring the tables.")
-    log = open_log(config.data.file, config.data.columns.mapping(tuple(config.features.segments)))
+    mapping = config.data.columns.mapping(tuple(config.features.segments))
+    if config.preprocess is None:
+        frame = open_log(config.data.file, mapping).frame()
+    else:
+        frame = read_events(config.data.file, mapping, config.preprocess).events
     items = None if config.data.items is None else read_items(config.data.items)
-    return log.frame(), items, _source(config)
+    return frame, items, _source(config)
 
 
 def _source(config: Config) -> str:

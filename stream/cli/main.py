@@ -69,6 +69,7 @@ COMMANDS: Final = (
     Command("produce", DATA, "Send a Parquet, CSV or JSON-lines file as events."),
     Command("simulate", DATA, "Write or send the events of a simulated shop."),
     Command("schema", DATA, "Print the messages' contract as JSON Schema or AsyncAPI."),
+    Command("prepare", DATA, "Clean a raw log as a configuration says, and account for every row."),
     Command("train", MODELS, "Train a bundle from a log of events."),
     Command("bundle", MODELS, "Inspect and verify a bundle."),
     Command("backtest", MODELS, "Replay a range of a topic or a log through bundles and baselines."),
