@@ -13,7 +13,7 @@ from stream.core.seam import Policy, Recommender
 from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
 from stream.core.values import Clip, Fill, Log1p, Scale, ValueSpec
-from stream.worker.processor import Processor
+from stream.worker.processor import Arm, Processor
 from tests.training.small_shop import SPEC
 from tests.wire.records import FakeRecord
 from training.log import Log
@@ -60,7 +60,7 @@ def test_training_rows_and_the_worker_agree_bit_for_bit() -> None:
     rows = [trained.taken() for _ in replay.run()]
 
     bundle = Recorded(spec)
-    processor = Processor(bundle, ItemStatistics(spec.statistics), policy=Policy())
+    processor = Processor([Arm("default", bundle, Policy())], ItemStatistics(spec.statistics))
     stored: dict[bytes, bytes | None] = {}
     events = [
         {"user_id": u, "item_id": i, "event_type": "purchase", "ts_ms": int(t)} | ({} if v is None else {"value": v})
