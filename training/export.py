@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -26,6 +27,7 @@ import msgspec
 import numpy as np
 import onnx
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 from torch import nn
 
@@ -35,10 +37,13 @@ from stream.bundle.manifest import (
     MANIFEST,
     MODEL,
     PARITY,
+    RETRIEVAL,
+    RETRIEVAL_PARITY,
     VOCABULARY,
     FileEntry,
     Manifest,
     Policy,
+    Retrieval,
     Tensor,
     TrainingWindow,
     encode_manifest,
@@ -48,7 +53,7 @@ from stream.bundle.parity import Parity, check_parts, difference, take_rows, wri
 from stream.bundle.scorer import GRAPH_NAMES, OnnxScorer, check_shapes
 from stream.core.features import FeatureSpec, TensorSpec, menu
 
-__all__ = ["OPSET", "ModuleScorer", "example_inputs", "export_module", "write_bundle"]
+__all__ = ["OPSET", "ModuleScorer", "SequenceModel", "example_inputs", "export_module", "write_bundle"]
 
 OPSET: Final = 20
 """ONNX operators' version: pinned, so that a newer PyTorch does not silently need a newer runtime."""
@@ -61,12 +66,13 @@ class ModuleScorer:
     """A PyTorch module behind the scorer contract of `stream.core.seam`: the reference for its export.
 
     Args:
-        module: its `forward` takes the inputs by name and returns items, scores, if `n_state > 0` the state, and if
-            there are `parts` these.
+        module: its `forward` takes the inputs by name and returns items, scores, and, as far as there are any, the
+            state, the parts and the query, in this order.
         inputs: what `forward` takes.
         n_state: floats of recurrent state per user.
         space: what `items` mean.
         parts: names of what a score is the sum of, if the module says.
+        query: whether it gives a query.
 
     Raises:
         ValueError: `forward` takes other arguments than `inputs`.
@@ -80,10 +86,12 @@ class ModuleScorer:
         n_state: int,
         space: Space,
         parts: Sequence[str] = (),
+        query: bool = False,
     ) -> None:
         self.module = module
         self.parts = tuple(parts)
         self.n_state = n_state
+        self.query = query
         self.space: Space = space
         arguments = list(inspect.signature(module.forward).parameters)
         if set(arguments) != set(inputs):
@@ -93,7 +101,8 @@ class ModuleScorer:
     @property
     def names(self) -> list[str]:
         """The outputs' names, in the order in which `forward` returns them."""
-        return ["items", "scores", *(["state"] if self.n_state > 0 else []), *(["parts"] if self.parts else [])]
+        there = {"state": self.n_state > 0, "parts": bool(self.parts), "query": self.query}
+        return ["items", "scores", *(name for name in there if there[name])]
 
     def score(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Score a batch as the module does in evaluation mode; see `stream.core.seam.Scorer`.
@@ -139,12 +148,15 @@ def example_inputs(
             drawn = rng.permuted(np.tile(np.arange(shape[1] * 4), (n_rows, 1)), axis=1)[:, : shape[1]]
             # The last row is padded by half.
             drawn[-1, (shape[1] + 1) // 2 :] = -1
-        elif name in {"item", "history_items"}:
+        elif name in {"item", "history_items", "candidate_index"}:
             drawn = rng.integers(0, n_vocabulary + 1, shape)
         elif name in {"kind", "history_kinds"}:
             drawn = rng.integers(0, 8, shape)
         elif name in {"gap_s", "history_age_s"}:
             drawn = np.sort(rng.lognormal(6.0, 3.0, shape))[..., ::-1] * (rng.random(shape) < 0.9)
+        elif name in {"item_content", "candidate_content"}:
+            # Few buckets, so that they are among those of any model.
+            drawn = rng.integers(0, 4, shape)
         elif name == "windows":
             drawn = rng.poisson(1.0, shape)
         elif name == "state":
@@ -202,6 +214,34 @@ def export_module(scorer: ModuleScorer, example: Arrays) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceModel:
+    """A sequence model that goes before a ranker.
+
+    Attributes:
+        module: `forward` takes `inputs` by name and returns items, scores, the state if `n_state > 0`, and the query.
+        inputs: what it wants, by name, from `menu(features, n_state)`.
+        n_state: floats of recurrent state per user.
+        example: rows for its golden inputs, at least two; made up when None.
+    """
+
+    module: nn.Module
+    inputs: Sequence[str]
+    n_state: int = 0
+    example: Arrays | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Exported:
+    """One graph of a bundle, with its golden inputs and outputs, and what it declares."""
+
+    graph: bytes
+    parity: bytes
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    n_query: int
+
+
 def write_bundle(
     path: Path | str,
     *,
@@ -221,6 +261,7 @@ def write_bundle(
     preprocessing: Mapping[str, Any] | None = None,
     example: Arrays | None = None,
     replace: bool = False,
+    retrieval: SequenceModel | None = None,
 ) -> Manifest:
     """Export `module` and write the bundle folder `path`, in one step and only after it passed `load_bundle`.
 
@@ -234,32 +275,28 @@ def write_bundle(
         preprocessing: what the log went through before, for the manifest.
         training: what it was trained on; name files without their folders, for it goes wherever the bundle goes.
         replace: whether another bundle in the way may be replaced. The same bundle in the way is left as it is.
+        retrieval: a sequence model that goes before `module`, which then may want its query.
 
     Raises:
         BundleError: there is something else at `path`, or the bundle that came out would be refused.
         ValueError: an input is not on the menu, the module cannot be exported, or it computes something else in ONNX.
     """
     path = Path(path)
-    offered = menu(features, n_state)
-    unknown = [wanted for wanted in inputs if wanted not in offered]
-    if unknown:
-        raise ValueError(f"inputs {unknown} are not on the menu of features: {sorted(offered)}")
-    if space == "candidates" and "candidates" not in inputs:
-        raise ValueError("a model that ranks candidates has `candidates` among its inputs")
-    wanted_inputs = {n: offered[n] for n in inputs}
-    reference = ModuleScorer(module, inputs=wanted_inputs, n_state=n_state, space=space, parts=parts)
-    if example is None:
-        example = example_inputs(reference.inputs, n_vocabulary=len(vocabulary))
-    rows = {n: np.ascontiguousarray(example[n], spec.dtype) for n, spec in reference.inputs.items() if n in example}
-    golden = Parity(rows, reference.score(rows))
-    outputs = _declare_outputs(golden, reference)
-    model = export_module(reference, rows)
-    _check_export(model, reference, rows, outputs)
+    before = None
+    if retrieval is not None:
+        before = _exported(
+            retrieval.module, retrieval.inputs, menu(features, retrieval.n_state), retrieval.n_state, "vocabulary",
+            retrieval.example, len(vocabulary), query=True,
+        )  # fmt: skip
+    offered = menu(features, n_state, 0 if before is None else before.n_query)
+    exported = _exported(module, inputs, offered, n_state, space, example, len(vocabulary), parts=parts)
     files = {
-        MODEL: model,
+        MODEL: exported.graph,
         VOCABULARY: msgspec.json.format(msgspec.json.encode(list(vocabulary)), indent=0) + b"\n",
-        PARITY: write_parity(golden),
+        PARITY: exported.parity,
     }
+    if before is not None:
+        files |= {RETRIEVAL: before.graph, RETRIEVAL_PARITY: before.parity}
     manifest = seal_manifest(
         Manifest(
             name=name,
@@ -267,10 +304,13 @@ def write_bundle(
             created_from=_created_from(),
             description=description,
             space=space,
-            inputs={n: Tensor.of(spec) for n, spec in reference.inputs.items()},
-            outputs={n: Tensor.of(spec) for n, spec in outputs.items()},
+            inputs=exported.inputs,
+            outputs=exported.outputs,
             n_state=n_state,
             parts=tuple(parts),
+            retrieval=UNSET
+            if before is None or retrieval is None
+            else Retrieval(before.inputs, before.outputs, retrieval.n_state),
             scales_ms=tuple(scale.span_ms for scale in features.state.scales),
             features=dict(features.to_json()),
             feature_digest=features.digest(),
@@ -287,6 +327,41 @@ def write_bundle(
         return manifest
     _put(path, {MANIFEST: text, **files})
     return manifest
+
+
+def _exported(
+    module: nn.Module,
+    inputs: Sequence[str],
+    offered: Mapping[str, TensorSpec],
+    n_state: int,
+    space: Space,
+    example: Arrays | None,
+    n_vocabulary: int,
+    *,
+    parts: Sequence[str] = (),
+    query: bool = False,
+) -> _Exported:
+    """One module as a graph that was compared with it."""
+    unknown = [wanted for wanted in inputs if wanted not in offered]
+    if unknown:
+        raise ValueError(f"inputs {unknown} are not on the menu of features: {sorted(offered)}")
+    if space == "candidates" and "candidates" not in inputs:
+        raise ValueError("a model that ranks candidates has `candidates` among its inputs")
+    reference = ModuleScorer(module, inputs={n: offered[n] for n in inputs}, n_state=n_state, space=space, parts=parts, query=query)
+    if example is None:
+        example = example_inputs(reference.inputs, n_vocabulary=n_vocabulary)
+    rows = {n: np.ascontiguousarray(example[n], spec.dtype) for n, spec in reference.inputs.items() if n in example}
+    golden = Parity(rows, reference.score(rows))
+    outputs = _declare_outputs(golden, reference)
+    model = export_module(reference, rows)
+    _check_export(model, reference, rows, outputs)
+    return _Exported(
+        model,
+        write_parity(golden),
+        {n: Tensor.of(spec) for n, spec in reference.inputs.items()},
+        {n: Tensor.of(spec) for n, spec in outputs.items()},
+        golden.outputs["query"].shape[1] if query else 0,
+    )
 
 
 def _declare_outputs(golden: Parity, reference: ModuleScorer) -> dict[str, TensorSpec]:
@@ -306,6 +381,8 @@ def _declare_outputs(golden: Parity, reference: ModuleScorer) -> dict[str, Tenso
     if reference.parts:
         outputs["parts"] = TensorSpec("float32", ("B", width, len(reference.parts)))
         check_parts(golden.outputs)
+    if reference.query:
+        outputs["query"] = TensorSpec("float32", ("B", golden.outputs["query"].shape[1]))
     return outputs
 
 

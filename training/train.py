@@ -194,7 +194,7 @@ def evaluate_bundle(
     report = report or Quiet()
     spec = bundle.features
     policy = Policy(bundle.manifest.policy.n, bundle.manifest.policy.seen)
-    recommender = Recommender(spec, bundle.scorer, bundle.vocabulary, policy)
+    recommender = Recommender(spec, bundle.scorer, bundle.vocabulary, policy, retriever=bundle.retriever)
     baselines = Baselines(spec, policy.seen)
     replay = Replay(material.log, recommender, items=material.items, period_ms=period_ms, watchers=[baselines])
     report.stage("evaluating", len(material.log))

@@ -9,27 +9,30 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from stream.bundle.errors import BundleError
 from stream.bundle.graph import inspect_graph
 from stream.bundle.manifest import (
-    DATA_FILES,
     MANIFEST,
     MODEL,
     PARITY,
+    RETRIEVAL,
+    RETRIEVAL_PARITY,
     VOCABULARY,
     Manifest,
+    Retrieval,
     Tensor,
     decode_manifest,
 )
 from stream.bundle.parity import Parity, check_parity, read_parity
 from stream.bundle.scorer import OnnxScorer
-from stream.core.features import FeatureSpec, menu
+from stream.core.features import FeatureSpec, TensorSpec, menu
 
 __all__ = ["MAX_BYTES", "Bundle", "load_bundle", "read_files", "read_manifest"]
 
@@ -38,6 +41,8 @@ MAX_BYTES: Final = {
     MODEL: (2 << 30) - 1,  # the limit of protocol buffers
     VOCABULARY: 512 << 20,
     PARITY: 64 << 20,
+    RETRIEVAL: (2 << 30) - 1,
+    RETRIEVAL_PARITY: 64 << 20,
 }
 
 RETRAIN: Final = "Retrain it with `polytempo train`, or run the version of polytempo that made it."
@@ -54,6 +59,7 @@ class Bundle:
         vocabulary: item ids; vocabulary index `i` (from 1) is `vocabulary[i - 1]`.
         scorer: the warmed-up model.
         parity: the golden inputs and outputs that the scorer reproduced.
+        retriever: the sequence model that goes before it, warmed up as well; None where there is none.
     """
 
     path: Path
@@ -62,6 +68,7 @@ class Bundle:
     vocabulary: list[str]
     scorer: OnnxScorer
     parity: Parity
+    retriever: OnnxScorer | None = None
 
     @property
     def reference(self) -> str:
@@ -83,7 +90,8 @@ def load_bundle(path: Path | str) -> Bundle:
     """Read a bundle folder, check it, and warm its model up.
 
     In this order: the manifest; the set of files; their hashes; the feature specification; the inputs against the menu
-    of features; the vocabulary; the ONNX graph; the golden outputs, at several batch sizes.
+    of features; the vocabulary; the ONNX graph; the golden outputs, at several batch sizes; the last two for the
+    sequence model as well, where one goes before.
 
     Raises:
         BundleError: the first thing that does not agree; names the file, what was expected and what was found.
@@ -93,9 +101,14 @@ def load_bundle(path: Path | str) -> Bundle:
     contents = read_files(folder, manifest)
     features = _check_features(folder, manifest)
     vocabulary = _read_vocabulary(folder, manifest, contents[VOCABULARY])
-    scorer = _load_model(folder, manifest, contents.pop(MODEL))
-    parity = _check_parity(folder, manifest, contents[PARITY], scorer)
-    return Bundle(folder, manifest, features, vocabulary, scorer, parity)
+    retriever = None
+    if isinstance(manifest.retrieval, Retrieval):
+        retriever = _load_model(folder / RETRIEVAL, manifest.retrieval, "vocabulary", contents.pop(RETRIEVAL))
+        file = folder / RETRIEVAL_PARITY
+        _check_parity(file, folder / RETRIEVAL, manifest.n_vocabulary, contents[file.name], retriever)
+    scorer = _load_model(folder / MODEL, manifest, manifest.space, contents.pop(MODEL))
+    parity = _check_parity(folder / PARITY, folder / MODEL, manifest.n_vocabulary, contents[PARITY], scorer)
+    return Bundle(folder, manifest, features, vocabulary, scorer, parity, retriever)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -119,14 +132,14 @@ def read_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
     Raises:
         BundleError: a file is missing, unexpected, not a regular file, too large, or not what was hashed.
     """
-    expected = {MANIFEST, *DATA_FILES}
+    expected = {MANIFEST, *manifest.data_files}
     found = {entry.name for entry in folder.iterdir()}
     for name in sorted(found - expected):
         raise BundleError(folder / name, "a bundle holds no such file", expected=sorted(expected), found=name)
     for name in sorted(expected - found):
         raise BundleError(folder / name, "this file of the bundle is missing")
     contents = {}
-    for name in DATA_FILES:
+    for name in manifest.data_files:
         entry = manifest.files[name]
         content = _read(folder / name)
         if len(content) != entry.n_bytes:
@@ -178,15 +191,21 @@ def _check_features(folder: Path, manifest: Manifest) -> FeatureSpec:
     scales_ms = tuple(scale.span_ms for scale in features.state.scales)
     if manifest.scales_ms != scales_ms:
         raise BundleError(file, "its time scales (ms)", expected=list(scales_ms), found=list(manifest.scales_ms))
-    offered = {name: Tensor.of(spec) for name, spec in menu(features, manifest.n_state).items()}
-    for name, wanted in manifest.inputs.items():
+    _check_inputs(file, manifest.inputs, menu(features, manifest.n_state, manifest.n_query))
+    if isinstance(manifest.retrieval, Retrieval):
+        _check_inputs(file, manifest.retrieval.inputs, menu(features, manifest.retrieval.n_state))
+    return features
+
+
+def _check_inputs(file: Path, inputs: Mapping[str, Tensor], offers: Mapping[str, TensorSpec]) -> None:
+    offered = {name: Tensor.of(spec) for name, spec in offers.items()}
+    for name, wanted in inputs.items():
         if name not in offered:
             raise BundleError(
                 file, f"input {name!r} is not on the menu of features", expected=sorted(offered), found=name
             )
         if wanted != offered[name]:
             raise BundleError(file, f"input {name!r}", expected=offered[name], found=wanted)
-    return features
 
 
 def _read_vocabulary(folder: Path, manifest: Manifest, content: bytes) -> list[str]:
@@ -206,8 +225,9 @@ def _read_vocabulary(folder: Path, manifest: Manifest, content: bytes) -> list[s
     return vocabulary
 
 
-def _load_model(folder: Path, manifest: Manifest, content: bytes) -> OnnxScorer:
-    file = folder / MODEL
+def _load_model(
+    file: Path, declared: Manifest | Retrieval, space: Literal["candidates", "vocabulary"], content: bytes
+) -> OnnxScorer:
     try:
         facts = inspect_graph(content)
     except ValueError as error:
@@ -223,35 +243,35 @@ def _load_model(folder: Path, manifest: Manifest, content: bytes) -> OnnxScorer:
     try:
         return OnnxScorer(
             content,
-            inputs={name: tensor.spec() for name, tensor in manifest.inputs.items()},
-            outputs={name: tensor.spec() for name, tensor in manifest.outputs.items()},
-            n_state=manifest.n_state,
-            space=manifest.space,
+            inputs={name: tensor.spec() for name, tensor in declared.inputs.items()},
+            outputs={name: tensor.spec() for name, tensor in declared.outputs.items()},
+            n_state=declared.n_state,
+            space=space,
         )
     except ValueError as error:
         raise BundleError(file, str(error)) from error
 
 
-def _check_parity(folder: Path, manifest: Manifest, content: bytes, scorer: OnnxScorer) -> Parity:
+def _check_parity(file: Path, model: Path, n_vocabulary: int, content: bytes, scorer: OnnxScorer) -> Parity:
     try:
         parity = read_parity(content, scorer.inputs, scorer.outputs)
     except ValueError as error:
-        raise BundleError(folder / PARITY, str(error)) from error
+        raise BundleError(file, str(error)) from error
     items = parity.outputs["items"]
-    if manifest.space == "candidates":
+    if scorer.space == "candidates":
         if not (items == parity.inputs["candidates"]).all():
-            raise BundleError(folder / PARITY, "items are not the candidates that went in")
-    elif not ((items >= 0) & (items <= manifest.n_vocabulary)).all():
+            raise BundleError(file, "items are not the candidates that went in")
+    elif not ((items >= 0) & (items <= n_vocabulary)).all():
         raise BundleError(
-            folder / PARITY,
+            file,
             "items",
-            expected=f"indices from 0 to {manifest.n_vocabulary}",
+            expected=f"indices from 0 to {n_vocabulary}",
             found=f"{items.min()} to {items.max()}",
         )
     try:
         check_parity(scorer, parity)
     except ValueError as error:
         raise BundleError(
-            folder / MODEL, f"it does not compute its golden outputs: {error}", hint="Do not serve it; export it again."
+            model, f"it does not compute its golden outputs: {error}", hint="Do not serve it; export it again."
         ) from error
     return parity

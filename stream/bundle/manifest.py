@@ -24,10 +24,13 @@ __all__ = [
     "MANIFEST",
     "MODEL",
     "PARITY",
+    "RETRIEVAL",
+    "RETRIEVAL_PARITY",
     "VOCABULARY",
     "FileEntry",
     "Manifest",
     "Policy",
+    "Retrieval",
     "Tensor",
     "TrainingWindow",
     "decode_manifest",
@@ -40,7 +43,10 @@ MANIFEST: Final = "manifest.json"
 MODEL: Final = "model.onnx"
 VOCABULARY: Final = "vocabulary.json"
 PARITY: Final = "parity.npz"
-DATA_FILES: Final = (MODEL, VOCABULARY, PARITY)
+RETRIEVAL: Final = "retrieval.onnx"
+RETRIEVAL_PARITY: Final = "retrieval.npz"
+DATA_FILES: Final = (MODEL, VOCABULARY, PARITY, RETRIEVAL, RETRIEVAL_PARITY)
+"""Files that a bundle may hold beside its manifest; the last two where a sequence model goes before the ranker."""
 
 DTYPES: Final = ("float32", "int32", "int64", "uint8")
 
@@ -118,6 +124,29 @@ class FileEntry(Struct, frozen=True, forbid_unknown_fields=True, rename={"n_byte
         return cls(hashlib.sha256(content).hexdigest(), len(content))
 
 
+class Retrieval(Struct, frozen=True, forbid_unknown_fields=True):
+    """The sequence model that goes before a ranker: what it wants and gives, and the floats of state kept per user."""
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    n_state: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_state < 0:
+            raise ValueError(f"n_state is not negative, not {self.n_state}")
+        wanted = {"items": "int64", "scores": "float32", "query": "float32"}
+        _check_tensors(self.inputs, self.outputs, self.n_state, wanted)
+        query = self.outputs["query"].shape
+        if len(query) != 2 or not isinstance(query[1], int):
+            raise ValueError(f"a query has two axes, the second of fixed size, not {list(query)}")
+
+    @property
+    def n_query(self) -> int:
+        """Floats of the query."""
+        size = self.outputs["query"].shape[1]
+        return size if isinstance(size, int) else 0
+
+
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a worker must know before it touches the model.
 
@@ -128,7 +157,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         space: whether the model ranks the candidates it is given, or the whole vocabulary.
         inputs: what the model wants from the menu of features.
         outputs: `items`, `scores`, and `state` for a recurrent model, `parts` for one that explains its scores.
-        n_state: floats of recurrent state kept per user; 0 for none.
+        n_state: floats of the model's own recurrent state kept per user; 0 for none.
+        retrieval: the sequence model that goes before the model, where there is one; the state is then its own.
         state_dtype: how these are kept between events: half precision costs no quality.
         parts: names of what a score is the sum of, such as "scale:minutes": the last axis of the output `parts`, and
             the reasons that recommendations give. Empty for a model that does not say.
@@ -153,6 +183,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     n_state: int = 0
     state_dtype: Literal["float16"] = "float16"
     parts: tuple[str, ...] = ()
+    retrieval: Retrieval | UnsetType = UNSET
     scales_ms: tuple[int, ...] = ()
     features: dict[str, Any]
     feature_digest: str
@@ -170,31 +201,24 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 raise ValueError(f"{what} {text!r} is not 1 to 64 letters, digits, dots, dashes or underscores")
         if not all(math.isfinite(figure) for figure in self.metrics.values()):
             raise ValueError("metrics are finite numbers")
-        if set(self.files) != set(DATA_FILES):
-            raise ValueError(f"files are exactly {sorted(DATA_FILES)}, not {sorted(self.files)}")
+        if set(self.files) != set(self.data_files):
+            raise ValueError(f"files are exactly {sorted(self.data_files)}, not {sorted(self.files)}")
         if self.n_state < 0:
             raise ValueError(f"n_state is not negative, not {self.n_state}")
         self._check_tensors()
 
     def _check_tensors(self) -> None:
-        wanted = {"items": "int64", "scores": "float32"} | ({"state": "float32"} if self.n_state > 0 else {})
-        wanted |= {"parts": "float32"} if self.parts else {}
-        given = {name: tensor.dtype for name, tensor in self.outputs.items()}
-        if given != wanted:
-            raise ValueError(f"outputs are {wanted}, not {given}")
-        state = Tensor("float32", ("B", self.n_state)) if self.n_state > 0 else None
-        if self.inputs.get("state") != state or self.outputs.get("state") != state:
-            raise ValueError(f"with n_state {self.n_state}, the state goes in and comes out as {state}")
-        shapes = {self.outputs[name].shape for name in ("items", "scores")}
-        if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-            raise ValueError(f"items and scores have one shape of two axes, not {sorted(map(list, shapes))}")
+        wanted = {"items": "int64", "scores": "float32"} | ({"parts": "float32"} if self.parts else {})
+        _check_tensors(self.inputs, self.outputs, self.n_state, wanted)
         if self.parts:
             self._check_parts()
+        if self.retrieval is not UNSET and (self.space != "candidates" or self.n_state > 0):
+            raise ValueError("a sequence model goes before a model that ranks candidates and has no state")
         if self.space == "candidates" and "candidates" not in self.inputs:
             raise ValueError("a model that ranks candidates has `candidates` among its inputs")
         if self.space == "candidates" and self.outputs["items"].shape != self.inputs["candidates"].shape:
             raise ValueError("a model that ranks candidates gives one score for each")
-        if self.space == "vocabulary" and self.n_vocabulary < 1:
+        if (self.space == "vocabulary" or self.retrieval is not UNSET) and self.n_vocabulary < 1:
             raise ValueError("a model that ranks the vocabulary has one")
 
     def _check_parts(self) -> None:
@@ -206,6 +230,17 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         shape = (*self.outputs["scores"].shape, len(self.parts))
         if self.outputs["parts"].shape != shape:
             raise ValueError(f"parts are {list(shape)}, a figure of each for every score, not {self.outputs['parts']}")
+
+    @property
+    def data_files(self) -> tuple[str, ...]:
+        """The other files of the folder."""
+        alone = (MODEL, VOCABULARY, PARITY)
+        return alone if self.retrieval is UNSET else DATA_FILES
+
+    @property
+    def n_query(self) -> int:
+        """Floats of the query that a sequence model gives to the ranker; 0 where there is none."""
+        return 0 if self.retrieval is UNSET else self.retrieval.n_query
 
     @property
     def reference(self) -> str:
@@ -226,6 +261,20 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if _SHA256.fullmatch(self.seal) is None:
             raise ValueError("this manifest has no seal yet")
         return self.seal
+
+
+def _check_tensors(inputs: dict[str, Tensor], outputs: dict[str, Tensor], n_state: int, dtypes: dict[str, str]) -> None:
+    """Outputs of these types, the items and scores of one shape, and the state the same on both sides."""
+    wanted = dtypes | ({"state": "float32"} if n_state > 0 else {})
+    given = {name: tensor.dtype for name, tensor in outputs.items()}
+    if given != wanted:
+        raise ValueError(f"outputs are {wanted}, not {given}")
+    state = Tensor("float32", ("B", n_state)) if n_state > 0 else None
+    if inputs.get("state") != state or outputs.get("state") != state:
+        raise ValueError(f"with n_state {n_state}, the state goes in and comes out as {state}")
+    shapes = {outputs[name].shape for name in ("items", "scores")}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(f"items and scores have one shape of two axes, not {sorted(map(list, shapes))}")
 
 
 class _Version(Struct):

@@ -36,6 +36,11 @@ class ServedBundle(Protocol):
         ...
 
     @property
+    def retriever(self) -> Scorer | None:
+        """The sequence model that goes before it, if there is one."""
+        ...
+
+    @property
     def vocabulary(self) -> list[str]:
         """The items that the model knows by number."""
         ...

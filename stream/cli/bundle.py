@@ -13,7 +13,7 @@ from rich.table import Table
 from stream.bundle.channel import Channel, activate, resolve, rollback
 from stream.bundle.errors import BundleError
 from stream.bundle.load import load_bundle, read_manifest
-from stream.bundle.manifest import Manifest
+from stream.bundle.manifest import Manifest, Retrieval
 from stream.cli.console import print_json, results
 from stream.core.scales import scale_name
 
@@ -123,6 +123,7 @@ def _facts(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "inputs": {name: str(tensor) for name, tensor in manifest.inputs.items()},
         "outputs": {name: str(tensor) for name, tensor in manifest.outputs.items()},
         "n_state": manifest.n_state,
+        "retrieval": _retrieval(manifest),
         "state_dtype": manifest.state_dtype,
         "scales_ms": list(manifest.scales_ms),
         "feature_digest": manifest.feature_digest,
@@ -138,9 +139,23 @@ def _facts(folder: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _retrieval(manifest: Manifest) -> dict[str, Any] | None:
+    """What the sequence model that goes before wants and gives."""
+    before = manifest.retrieval
+    if not isinstance(before, Retrieval):
+        return None
+    return {
+        "inputs": {name: str(tensor) for name, tensor in before.inputs.items()},
+        "outputs": {name: str(tensor) for name, tensor in before.outputs.items()},
+        "n_state": before.n_state,
+    }
+
+
 def _table(folder: Path, manifest: Manifest) -> Table:
     training = manifest.training
-    state = f"{manifest.n_state} floats, kept as {manifest.state_dtype}" if manifest.n_state > 0 else "none"
+    before = manifest.retrieval
+    n_state = before.n_state if isinstance(before, Retrieval) else manifest.n_state
+    state = f"{n_state} floats, kept as {manifest.state_dtype}" if n_state > 0 else "none"
     rows = {
         "folder": str(folder),
         "description": manifest.description,
@@ -149,6 +164,7 @@ def _table(folder: Path, manifest: Manifest) -> Table:
         "vocabulary": f"{manifest.n_vocabulary:,} items",
         "inputs": "\n".join(f"{name}: {tensor}" for name, tensor in manifest.inputs.items()),
         "outputs": "\n".join(f"{name}: {tensor}" for name, tensor in manifest.outputs.items()),
+        "before it": "a sequence model, whose best are candidates" if isinstance(before, Retrieval) else "nothing",
         "state": state,
         "scales": " ".join(scale_name(span_ms) for span_ms in manifest.scales_ms),
         "policy": f"{manifest.policy.n} recommendations, leaving out seen items: {manifest.policy.seen}",

@@ -88,7 +88,7 @@ class Arms:
             differences = unshared(first, other.spec)
             if differences:
                 raise ValueError("; ".join(differences))
-        width = max(each.scorer.n_state for each in self.recommenders)
+        width = max(each.n_state for each in self.recommenders)
         self.state_spec: Final[StateSpec] = replace(first.state, n_model=width)
 
     def step(

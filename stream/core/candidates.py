@@ -1,8 +1,8 @@
 """Candidates and what is known of each: one pass over an event's sources yields both.
 
-A candidate comes from co-visitation of the user's last items, from popularity lists, from the newest items, or from
-the user's own past. The pass that finds it in a co-visitation row has its weight in hand, so features are filled in at
-once.
+A candidate comes from co-visitation of the user's last items, from popularity lists, from the newest items, from the
+user's own past, or from a sequence model's best. The pass that finds it in a co-visitation row has its weight in hand,
+so features are filled in at once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "FROM_LAST",
     "FROM_NEWEST",
     "FROM_OWN",
+    "FROM_SEQUENCE",
     "FROM_SESSION",
     "SEEN_POLICIES",
     "CandidateSpec",
@@ -42,7 +43,9 @@ FROM_NEWEST: Final = 16
 """Source bit: it has just been published."""
 first_list_bit: Final = 5
 """Bit number of the first popularity list; the lists follow in the order of the spec."""
-MAX_LISTS: Final = 10
+MAX_LISTS: Final = 9
+FROM_SEQUENCE: Final = 1 << (first_list_bit + MAX_LISTS)
+"""Source bit: it is among the sequence model's best."""
 
 SEEN_POLICIES: Final = ("none", "session", "history")
 """What of the user's past is not recommended again: nothing, the current session, or all that the ring remembers."""
@@ -59,6 +62,7 @@ class CandidateSpec:
         lists: (popularity channel's name, how many of its list).
         n_newest: of the items published last.
         own: whether the user's own past items are candidates, where the seen policy leaves any.
+        n_retrieved: of the sequence model's best, where a bundle has one.
     """
 
     n: int = 128
@@ -67,8 +71,11 @@ class CandidateSpec:
     lists: tuple[tuple[str, int], ...] = (("continuing:30m", 50),)
     n_newest: int = 0
     own: bool = True
+    n_retrieved: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.n_retrieved <= self.n:
+            raise ValueError(f"of {self.n} candidates, {self.n_retrieved} cannot be a sequence model's")
         if not 1 <= self.n <= 4096:
             raise ValueError(f"the number of candidates must be between 1 and 4096, not {self.n}")
         if not (1 <= self.n_last <= 3 and 0 <= self.n_earlier <= 16 and 0 <= self.n_newest <= N_LISTED):
@@ -230,6 +237,8 @@ def assemble(
     only: Any,
     only_start: Any,
     has_only: Any,
+    # a sequence model's best
+    retrieved: Any,
     place: Any,
     # results
     candidates: Any,
@@ -246,6 +255,7 @@ def assemble(
     for b in range(n_events):
         n_longest_only = max(n_longest_only, only_start[b + 1] - only_start[b])
     room = listed.shape[1] * len(list_channel) + n_newest + n_ring + n_longest_only + (n_last + n_earlier) * n_slots
+    room += retrieved.shape[1]
     item_of = np.empty(room, np.int32)
     source_of = np.empty(room, np.int64)
     ratio = np.empty((room, n_ratios), np.float32)
@@ -343,6 +353,17 @@ def assemble(
                         item_of[n_found] = item
                         source_of[n_found] = FROM_OWN
                         n_found += 1
+            for i in range(retrieved.shape[1]):
+                item = retrieved[b, i]
+                if item < 0:
+                    continue
+                if place[item] >= 0:
+                    source_of[place[item]] |= FROM_SEQUENCE
+                elif place[item] == -1 and available[item]:
+                    place[item] = n_found
+                    item_of[n_found] = item
+                    source_of[n_found] = FROM_SEQUENCE
+                    n_found += 1
         # What the lists hold is certain of a place, what co-visitation adds competes for the rest.
         n_certain = 0 if has_only[b] else min(n_found, n_candidates)
         for i in range(n_found):

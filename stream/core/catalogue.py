@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from stream.core.content import N_TOKENS, content_keys
 from stream.core.events import item_keys
 from stream.core.state import NEVER_MS
 
@@ -110,6 +111,7 @@ class Catalogue:
         available: (capacity,) whether the item may be recommended.
         category: (capacity,) number of the category, -1 for none.
         published_ms: (capacity,) when the item appeared, NEVER_MS for unknown.
+        content: (capacity, N_TOKENS) hashed words of category and title, 0 for none.
         index: key -> number.
     """
 
@@ -122,6 +124,7 @@ class Catalogue:
         self.available = np.zeros(0, np.bool_)
         self.category = np.zeros(0, np.int32)
         self.published_ms = np.zeros(0, np.int64)
+        self.content = np.zeros((0, N_TOKENS), np.uint32)
         self._number: dict[str, int] = {}
         self._category_number: dict[str, int] = {}
         self.add(item_ids)
@@ -163,6 +166,15 @@ class Catalogue:
                 self.titles.pop(number, None)
             else:
                 self.titles[number] = update.title
+            self.content[number] = content_keys(update.category, update.title)
+
+    def read_words(self, categories: Sequence[str], titles: dict[int, str]) -> None:
+        """Take over the categories' names and the titles behind the numbers that `category` holds already."""
+        self.name_categories(categories)
+        self.titles = titles
+        for number in np.flatnonzero(self.category[: len(self)] >= 0).tolist() + list(titles):
+            category = self.category[number]
+            self.content[number] = content_keys(None if category < 0 else self.categories[category], titles.get(number))
 
     def name_categories(self, names: Sequence[str]) -> None:
         """Number categories in this order, after those that are known."""
@@ -181,7 +193,7 @@ class Catalogue:
         n_old, capacity = self.capacity, max(1024, 2 * len(self.ids))
 
         def grown(column: NDArray[Any], fill: object) -> NDArray[Any]:
-            wider = np.full(capacity, fill, column.dtype)
+            wider = np.full((capacity, *column.shape[1:]), fill, column.dtype)
             wider[:n_old] = column
             return wider
 
@@ -189,3 +201,4 @@ class Catalogue:
         self.available = grown(self.available, True)
         self.category = grown(self.category, NOT_FOUND)
         self.published_ms = grown(self.published_ms, NEVER_MS)
+        self.content = grown(self.content, 0)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.candidates import CandidateSpec, Filters, Scratch, assemble
-from stream.core.catalogue import KeyIndex
+from stream.core.catalogue import Catalogue, KeyIndex
+from stream.core.content import N_TOKENS, buckets
 from stream.core.context import context_columns
 from stream.core.events import EventBatch, EventTypes, item_keys
 from stream.core.fold import APPLIED, Folded
@@ -32,6 +33,7 @@ __all__ = [
     "TensorSpec",
     "Vocabulary",
     "candidate_feature_names",
+    "content_of",
     "context_feature_names",
     "featurize",
     "menu",
@@ -62,6 +64,7 @@ class FeatureSpec:
         candidates: where candidates come from.
         n_history: events of the ring that sequence models get.
         values: what is done to events' values before they are folded.
+        n_content: buckets that the words of categories and titles are hashed into; 0 for models that read none.
     """
 
     types: EventTypes = field(default_factory=EventTypes)
@@ -70,6 +73,7 @@ class FeatureSpec:
     candidates: CandidateSpec = field(default_factory=CandidateSpec)
     n_history: int = 32
     values: ValueSpec = field(default_factory=ValueSpec)
+    n_content: int = 0
 
     def __post_init__(self) -> None:
         self.candidates.check(self.statistics)
@@ -79,6 +83,8 @@ class FeatureSpec:
             raise ValueError(f"{len(self.types.names)} event types, but a record counts {self.state.n_kinds} kinds")
         if not 1 <= self.n_history <= self.state.n_ring:
             raise ValueError(f"a history of {self.n_history} events does not fit into a ring of {self.state.n_ring}")
+        if not 0 <= self.n_content <= 1 << 20:
+            raise ValueError(f"words are hashed into 0 to {1 << 20} buckets, not {self.n_content}")
         if self.state.n_model != 0:
             raise ValueError("the width of recurrent state belongs to the model, not to the features")
 
@@ -87,7 +93,11 @@ class FeatureSpec:
         plain: dict[str, object] = json.loads(json.dumps(asdict(self)))
         plain["types"] = self.types.as_json()
         del plain["values"]
-        # Left out where there is nothing to do, so that specifications from before there were steps keep their digest.
+        # Left out where they say nothing: the digest of what was specified before they existed stays as it is.
+        if self.n_content == 0:
+            del plain["n_content"]
+        if self.candidates.n_retrieved == 0:
+            del plain["candidates"]["n_retrieved"]  # type: ignore[attr-defined]
         return plain | ({"values": self.values.to_json()} if self.values else {})
 
     @classmethod
@@ -106,7 +116,7 @@ class FeatureSpec:
             statistics["segments"] = tuple(SegmentField(s["field"], tuple(s["values"])) for s in statistics["segments"])
             candidates = dict(plain["candidates"])
             candidates["lists"] = tuple((str(name), int(n)) for name, n in candidates["lists"])
-            unknown = set(plain) - {"types", "state", "statistics", "candidates", "n_history", "values"}
+            unknown = set(plain) - {"types", "state", "statistics", "candidates", "n_history", "values", "n_content"}
             if unknown:
                 raise ValueError(f"unknown fields {sorted(unknown)}")
             return cls(
@@ -116,6 +126,7 @@ class FeatureSpec:
                 CandidateSpec(**candidates),
                 int(plain["n_history"]),
                 ValueSpec.from_json(plain["values"]) if "values" in plain else ValueSpec(),
+                int(plain.get("n_content", 0)),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a feature specification: {error}") from error
@@ -221,12 +232,20 @@ def context_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
     )
 
 
-def menu(spec: FeatureSpec, n_state: int = 0) -> dict[str, TensorSpec]:
+def menu(spec: FeatureSpec, n_state: int = 0, n_query: int = 0) -> dict[str, TensorSpec]:
     """Every input that a model may ask for, by name.
 
     Two-stage models score `candidates` (catalogue numbers, -1 for padding). Sequence models read the history (indices
     of the bundle's vocabulary from 1, 0 for padding and unknown items, the newest event last). Recurrent models read
     one event and their own state of the step before.
+
+    Behind a sequence model, a ranker may ask for its `query`, and for what the query is compared with: each candidate's
+    `candidate_index` in the vocabulary (0 for none) and `candidate_content`, the words of its category and title as
+    buckets from 1 (0 for none). `item_content` are those of the event's own item.
+
+    Args:
+        n_state: floats of the model's own state.
+        n_query: floats of the query of the sequence model that goes before, 0 where there is none.
     """
     n_features, n_context = len(candidate_feature_names(spec)), len(context_feature_names(spec))
     n, length = spec.candidates.n, spec.n_history
@@ -244,6 +263,12 @@ def menu(spec: FeatureSpec, n_state: int = 0) -> dict[str, TensorSpec]:
         "value": TensorSpec("float32", ("B",)),
         "windows": TensorSpec("float32", ("B", len(spec.state.scales), spec.state.n_kinds)),
     }
+    if n_query > 0:
+        inputs["query"] = TensorSpec("float32", ("B", n_query))
+        inputs["candidate_index"] = TensorSpec("int64", ("B", n))
+    if spec.n_content > 0:
+        inputs["candidate_content"] = TensorSpec("int64", ("B", n, N_TOKENS))
+        inputs["item_content"] = TensorSpec("int64", ("B", N_TOKENS))
     if n_state > 0:
         inputs["state"] = TensorSpec("float32", ("B", n_state))
     return inputs
@@ -252,16 +277,37 @@ def menu(spec: FeatureSpec, n_state: int = 0) -> dict[str, TensorSpec]:
 class Vocabulary:
     """A bundle's items, numbered from 1; 0 is every other item."""
 
-    __slots__ = ("ids", "index", "keys")
+    __slots__ = ("_catalogue", "_n_known", "_numbers", "_places", "ids", "index", "keys")
 
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = list(ids)
         self.keys = np.concatenate([np.zeros(1, np.uint64), item_keys(self.ids)])  # (V + 1,) by index
         self.index = KeyIndex(self.keys[1:])
+        self._catalogue: Catalogue | None = None
+        self._n_known = -1
+        self._numbers = np.zeros(0, np.int32)
+        self._places = np.zeros(0, np.int64)
 
     def encode(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Item keys of any shape -> vocabulary indices."""
         return self.index.lookup(keys).astype(np.int64) + 1
+
+    def numbers(self, catalogue: Catalogue) -> NDArray[np.int32]:
+        """(V + 1,) vocabulary index -> catalogue number, -1 where the catalogue does not know the item."""
+        self._meet(catalogue)
+        return self._numbers
+
+    def places(self, catalogue: Catalogue) -> NDArray[np.int64]:
+        """(N + 1,) catalogue number -> vocabulary index; the last entry, which -1 finds, is 0."""
+        self._meet(catalogue)
+        return self._places
+
+    def _meet(self, catalogue: Catalogue) -> None:
+        # The catalogue itself is held, not its id, which the next one might get.
+        if self._catalogue is not catalogue or self._n_known != len(catalogue):
+            self._numbers = catalogue.index.lookup(self.keys)
+            self._places = np.append(self.encode(catalogue.key[: len(catalogue)]), 0)
+            self._catalogue, self._n_known = catalogue, len(catalogue)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -290,10 +336,15 @@ def featurize(
     filters: Filters,
     vocabulary: Vocabulary,
     scratch: Scratch,
+    retrieved: NDArray[np.int32] | None = None,
 ) -> Features:
-    """The wanted inputs (but `state`) of the events at `rows` (R,), read from the records right after each event.
+    """The wanted inputs of the events at `rows` (R,), read from the records right after each event.
 
-    `filters` has one entry per row.
+    All but `state` and `query`, which come from models.
+
+    Args:
+        filters: one entry per row.
+        retrieved: (R, k) catalogue numbers of a sequence model's best, -1 for none.
     """
     everything = len(rows) == len(batch)
     after = folded.after if everything else folded.after[rows]
@@ -305,7 +356,10 @@ def featurize(
     codes = np.zeros((len(rows), max(1, len(spec.statistics.segments))), np.int32)
     if spec.statistics.segments:
         codes = view.segment_codes(np.ascontiguousarray(after["segment"][:, : len(spec.statistics.segments)]))
-    if wanted & {"candidates", "candidate_features", "context_features"}:
+    if retrieved is None:
+        retrieved = np.zeros((len(rows), 0), np.int32)
+    of_candidates = {"candidates", "candidate_features", "candidate_index", "candidate_content"}
+    if wanted & {*of_candidates, "context_features"}:
         compiled, kernel = compiled_form(after), spec._kernel
         candidates, sources, features, out_weight = _candidates(
             spec,
@@ -315,10 +369,15 @@ def featurize(
             view,
             filters,
             scratch,
-            need=bool(wanted & {"candidates", "candidate_features"}),
+            np.ascontiguousarray(retrieved[:, : spec.candidates.n_retrieved]),
+            need=bool(wanted & of_candidates),
         )
         inputs["candidates"] = candidates
         inputs["candidate_features"] = features
+        if "candidate_index" in wanted:
+            inputs["candidate_index"] = vocabulary.places(view.catalogue)[candidates]
+        if "candidate_content" in wanted:
+            inputs["candidate_content"] = _content(spec, candidates, view.catalogue)
         if "context_features" in wanted:
             inputs["context_features"] = context_columns(
                 spec.state,
@@ -341,9 +400,25 @@ def featurize(
         inputs["kind"] = np.where(own, batch.kind[rows], 0).astype(np.int64)
         inputs["gap_s"] = folded.gap_s[rows]
         inputs["value"] = np.nan_to_num(batch.value[rows])
+    if "item_content" in wanted:
+        own = folded.outcome[rows] == APPLIED
+        inputs["item_content"] = content_of(spec, np.where(own, batch.item[rows], np.uint64(0)), view.catalogue)
     if "windows" in wanted:
         inputs["windows"] = window_counts(spec.state, after, as_of_ms)
     return Features({name: inputs[name] for name in inputs if name in wanted}, as_of_ms, sources)
+
+
+def content_of(spec: FeatureSpec, keys: NDArray[np.uint64], catalogue: Catalogue) -> NDArray[np.int64]:
+    """(..., N_TOKENS) the words of items given by key, as buckets; 0 where nothing is known of an item."""
+    return _content(spec, catalogue.index.lookup(keys), catalogue)
+
+
+def _content(spec: FeatureSpec, numbers: NDArray[np.integer[Any]], catalogue: Catalogue) -> NDArray[np.int64]:
+    if len(catalogue) == 0:
+        return np.zeros((*numbers.shape, N_TOKENS), np.int64)
+    words = buckets(catalogue.content[np.maximum(numbers, 0)], spec.n_content)
+    words[numbers < 0] = 0
+    return words
 
 
 def _candidates(
@@ -354,6 +429,7 @@ def _candidates(
     view: ItemStatistics,
     filters: Filters,
     scratch: Scratch,
+    retrieved: NDArray[np.int32],
     *,
     need: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
@@ -404,6 +480,7 @@ def _candidates(
         filters.only,
         filters.only_start,
         filters.has_only,
+        retrieved,
         scratch.sized(catalogue.capacity),
         candidates,
         sources,

@@ -15,6 +15,7 @@ from stream.core.candidates import (
     FROM_LAST,
     FROM_NEWEST,
     FROM_OWN,
+    FROM_SEQUENCE,
     FROM_SESSION,
     Filters,
     Scratch,
@@ -125,10 +126,11 @@ def rank(
 def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool, parts: Sequence[str] = ()) -> tuple[str, ...]:
     """What a recommendation's source bits say, strongest evidence first, at most three and a part.
 
-    `own` the user had it before; `co-visited:last`, `co-visited:session`, `co-visited:earlier` others went on to it
-    from the user's last item, from the session's items, from earlier sessions; `popular:CHANNEL`; `new`; `model` for
-    items of a model without candidates; `fill:CHANNEL` where the model had nothing more to say. A model of named
-    `parts` adds the one that carries most of the score, such as `scale:minutes`, in place of `model`.
+    `own` the user had it before; `sequence` it is among the sequence model's best; `co-visited:last`,
+    `co-visited:session`, `co-visited:earlier` others went on to it from the user's last item, from the session's items,
+    from earlier sessions; `popular:CHANNEL`; `new`; `model` for items of a model without candidates; `fill:CHANNEL`
+    where the model had nothing more to say. A model of named `parts` adds the one that carries most of the score, such
+    as `scale:minutes`, in place of `model`.
     """
     if sources & FILLED:
         return (f"fill:{spec.statistics.popularity[spec.statistics.broadest].name}",)
@@ -140,6 +142,7 @@ def reasons_of(spec: FeatureSpec, sources: int, *, from_candidates: bool, parts:
         name
         for bit, name in (
             (FROM_OWN, "own"),
+            (FROM_SEQUENCE, "sequence"),
             (FROM_LAST, "co-visited:last"),
             (FROM_SESSION, "co-visited:session"),
             (FROM_EARLIER, "co-visited:earlier"),

@@ -2,7 +2,8 @@
 
     events   = spec.values.apply(events)                  values filled, clipped, scaled as the bundle says
     folded   = fold(states, events)                       records -> records, event time only
-    features = featurize(folded, events, view)            named arrays as of each event
+    found    = retriever.score(inputs)                    a sequence model's best and its query, where there is one
+    features = featurize(folded, events, view, found)     named arrays as of each event
     outputs  = scorer.score(inputs)                       ONNX session, torch module or a fake: same contract
     ranked   = rank(outputs, policy)                      filters, order, ties
     activity = what the batch adds to the item statistics
@@ -21,10 +22,9 @@ from numpy.typing import NDArray
 
 from stream.core.activity import ActivityBatch
 from stream.core.candidates import SEEN_POLICIES, Filters, Scratch
-from stream.core.catalogue import Catalogue
 from stream.core.events import EventBatch
 from stream.core.exploration import Exploration, draw, seed_of
-from stream.core.features import FeatureSpec, TensorSpec, Vocabulary, featurize
+from stream.core.features import FeatureSpec, TensorSpec, Vocabulary, content_of, featurize
 from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold, source_key
 from stream.core.identity import rec_id
 from stream.core.ranking import Ranked, Sources, rank, sources_of, with_strongest
@@ -48,6 +48,9 @@ class Scorer(Protocol):
 
     A scorer may add `parts` float32 (B, k, G), which sum to `scores` over G: what each of G named parts contributes.
     The strongest one of an item is among its reasons.
+
+    A retriever is one of the space "vocabulary" that goes before one of the space "candidates": it gives `query`
+    float32 (B, q) besides, which the other may ask for, and its best items are candidates.
     """
 
     inputs: Mapping[str, TensorSpec]
@@ -111,7 +114,10 @@ class Stepped(Answers):
 class Recommender:
     """A feature specification, a scorer and a policy, joined; holds nothing of users or items but working memory.
 
-    `tag` names the bundle in records: recurrent state that carries another tag is rebuilt from the ring.
+    `tag` names the bundle in records: recurrent state that carries another tag is rebuilt from the ring. With a
+    `retriever`, that state is the retriever's.
+
+    Raises ValueError where a retriever goes before a scorer that does not rank candidates.
     """
 
     def __init__(
@@ -121,17 +127,23 @@ class Recommender:
         vocabulary: Sequence[str] = (),
         policy: Policy | None = None,
         tag: int = 1,
+        retriever: Scorer | None = None,
     ) -> None:
+        if retriever is not None and (
+            (scorer.space, scorer.n_state, retriever.space) != ("candidates", 0, "vocabulary")
+        ):
+            raise ValueError("a retriever ranks the vocabulary, for a scorer that ranks candidates and has no state")
         self.spec = spec
-        self.state_spec: StateSpec = replace(spec.state, n_model=scorer.n_state)
         self.scorer = scorer
+        self.retriever = retriever
+        self._sequential = scorer if retriever is None else retriever
+        self.n_state = self._sequential.n_state
+        self.state_spec: StateSpec = replace(spec.state, n_model=self.n_state)
         self.vocabulary = Vocabulary(vocabulary)
         self.policy = policy if policy is not None else Policy()
         self.tag = tag
         self._weights = spec.types.weight_table()
         self._scratch = Scratch()
-        self._numbers = np.zeros(0, np.int32)
-        self._numbered: tuple[Catalogue | None, int] = (None, -1)
 
     def step(
         self,
@@ -189,9 +201,13 @@ class Recommender:
         answered = (folded.outcome == APPLIED) | (folded.outcome == DUPLICATE) | (folded.outcome == REQUESTED)
         if users is not None:
             answered &= users[batch.user]
-        if self.scorer.n_state == 0:
+        if self.n_state == 0:
             self._disown(folded, users)
         rows = np.flatnonzero(answered if select is None else answered & select)
+        retrieved: NDArray[np.int32] | None = None
+        found: dict[str, NDArray[Any]] = {}
+        if self.retriever is not None:
+            retrieved, found = self._retrieve(states, folded, batch, rows, np.flatnonzero(answered), users, view)
         stepped = rows if self.scorer.n_state == 0 else np.flatnonzero(answered)
         filters = self._filters(batch, stepped, view)
         features = featurize(
@@ -204,7 +220,9 @@ class Recommender:
             filters=filters,
             vocabulary=self.vocabulary,
             scratch=self._scratch,
+            retrieved=retrieved,
         )
+        features.inputs.update(found)
         if len(stepped) == 0:
             outputs: dict[str, NDArray[Any]] = {
                 "items": np.zeros((0, 1), np.int64),
@@ -213,10 +231,10 @@ class Recommender:
         elif self.scorer.n_state == 0:
             outputs = self._score(features.inputs, len(stepped))
         else:
-            outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs, users)
+            outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs, users, view)
         sources: Sources = np.zeros((len(stepped), 0), np.uint16)
         if self.scorer.space == "vocabulary":
-            items = self._catalogue_numbers(view)[np.clip(outputs["items"], 0, len(self.vocabulary.ids))]
+            items = self._numbered(outputs["items"], view)
         else:
             items = outputs["items"].astype(np.int32, copy=False)
             candidates = features.inputs.get("candidates")
@@ -265,6 +283,49 @@ class Recommender:
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def _retrieve(
+        self,
+        states: States,
+        folded: Folded,
+        batch: EventBatch,
+        rows: NDArray[np.intp],
+        answered: NDArray[np.intp],
+        users: NDArray[np.bool_] | None,
+        view: ItemStatistics,
+    ) -> tuple[NDArray[np.int32], dict[str, NDArray[Any]]]:
+        """What a sequence model says before the ranker is asked.
+
+        Args:
+            rows: (R,) the events that get a recommendation.
+            answered: the events that a recurrent model steps through, all of `rows` among them.
+
+        Returns:
+            (R, k) catalogue numbers of its best, -1 for none, and its query (R, q) by name.
+        """
+        retriever = self._sequential
+        stepped = rows if retriever.n_state == 0 else answered
+        none = np.zeros(len(stepped) + 1, np.int64)
+        empty = np.zeros(0, np.int32)
+        features = featurize(
+            self.spec,
+            folded,
+            batch,
+            stepped,
+            view,
+            retriever.inputs,
+            filters=Filters(0, empty, none, empty, none, np.zeros(len(stepped), np.bool_)),
+            vocabulary=self.vocabulary,
+            scratch=self._scratch,
+        )
+        if len(stepped) == 0:
+            return np.zeros((0, 0), np.int32), {}
+        if retriever.n_state == 0:
+            outputs = retriever.score(features.inputs)
+        else:
+            outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs, users, view)
+        at = slice(None) if len(stepped) == len(rows) else np.searchsorted(stepped, rows)
+        return self._numbered(outputs["items"][at], view), {"query": outputs["query"][at]}
+
     def _score_in_waves(
         self,
         states: States,
@@ -273,6 +334,7 @@ class Recommender:
         rows: NDArray[np.intp],
         inputs: dict[str, NDArray[Any]],
         users: NDArray[np.bool_] | None,
+        view: ItemStatistics,
     ) -> dict[str, NDArray[Any]]:
         """Score events whose recurrent state the same user's earlier events of the batch write.
 
@@ -283,7 +345,7 @@ class Recommender:
         Events that change nothing (duplicates, requests) read the state without writing it.
         """
         changes, erases = folded.outcome == APPLIED, folded.outcome == ERASED
-        stored = self._own_state(states, users)  # (U, d) as of the events scored so far
+        stored = self._own_state(states, users, view)  # (U, d) as of the events scored so far
         wave_of = np.zeros(len(batch), np.int64)
         for row, earlier in enumerate(folded.earlier.tolist()):  # a user's events come in order
             if earlier >= 0:
@@ -295,7 +357,7 @@ class Recommender:
             if len(here) > 0:
                 who, write = batch.user[rows[here]], changes[rows[here]]
                 scored = self._step_model({name: column[here] for name, column in inputs.items()}, stored[who])
-                for name in scored.keys() & {"items", "scores", "parts"}:
+                for name in scored.keys() - {"state"}:
                     if name not in outputs:
                         outputs[name] = np.zeros((len(rows), *scored[name].shape[1:]), scored[name].dtype)
                     outputs[name][here] = scored[name]
@@ -304,8 +366,8 @@ class Recommender:
         written = folded.changed & ~folded.erased
         if users is not None:
             written &= users
-        folded.states["model"][written, : self.scorer.n_state] = stored[written]
-        folded.states["model"][written, self.scorer.n_state :] = 0
+        folded.states["model"][written, : self.n_state] = stored[written]
+        folded.states["model"][written, self.n_state :] = 0
         folded.states["model_tag"][written] = self.tag
         return outputs
 
@@ -318,9 +380,11 @@ class Recommender:
             folded.states["model"][stale] = 0
             folded.states["model_tag"][stale] = 0
 
-    def _own_state(self, states: States, users: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    def _own_state(
+        self, states: States, users: NDArray[np.bool_] | None, view: ItemStatistics
+    ) -> NDArray[np.float32]:
         """(U, d) recurrent state of this recommender's users; where another bundle wrote it, rebuilt from the ring."""
-        stored = states["model"][:, : self.scorer.n_state].astype(np.float32)
+        stored = states["model"][:, : self.n_state].astype(np.float32)
         strange = (states["model_tag"] != self.tag) & (states["n_events"] > 0)
         foreign = np.flatnonzero(strange if users is None else strange & users)
         if len(foreign) == 0:
@@ -333,6 +397,9 @@ class Recommender:
         items = self.vocabulary.encode(states["ring_item"][foreign])
         kinds = np.minimum(states["ring_kind"][foreign], n_kinds - 1).astype(np.int64)
         values = np.nan_to_num(states["ring_value"][foreign])
+        content = None
+        if "item_content" in self._sequential.inputs:
+            content = content_of(self.spec, states["ring_item"][foreign], view.catalogue)
         for place in range(ring_ms.shape[1]):
             step = np.flatnonzero(ring_ms[:, place] != NEVER_MS)
             if len(step) == 0:
@@ -343,6 +410,8 @@ class Recommender:
                 "gap_s": gap_s[step, place],
                 "value": values[step, place],
             }
+            if content is not None:
+                event["item_content"] = content[step, place]
             stored[foreign[step]] = self._step_model(event, stored[foreign[step]])["state"]
         return stored
 
@@ -352,19 +421,14 @@ class Recommender:
         So the next event reads the same numbers whether it follows in this batch, in another one or after a restart.
         """
         inputs: dict[str, NDArray[Any]] = {**event, "state": state}
-        outputs = self.scorer.score({name: inputs[name] for name in self.scorer.inputs})
+        outputs = self._sequential.score({name: inputs[name] for name in self._sequential.inputs})
         limit = np.finfo(np.float16).max
         kept = np.clip(outputs["state"].reshape(len(state), -1), -limit, limit).astype(np.float16)
         return {**outputs, "state": kept.astype(np.float32)}
 
-    def _catalogue_numbers(self, view: ItemStatistics) -> NDArray[np.int32]:
-        """(V + 1,) vocabulary index -> catalogue number, -1 where the catalogue does not know the item."""
-        catalogue = view.catalogue
-        # The catalogue itself is held, not its id, which the next one might get.
-        if self._numbered[0] is not catalogue or self._numbered[1] != len(catalogue):
-            self._numbers = catalogue.index.lookup(self.vocabulary.keys)
-            self._numbered = (catalogue, len(catalogue))
-        return self._numbers
+    def _numbered(self, indices: NDArray[np.int64], view: ItemStatistics) -> NDArray[np.int32]:
+        """Vocabulary indices of any shape -> catalogue numbers, -1 where the catalogue does not know the item."""
+        return self.vocabulary.numbers(view.catalogue)[np.clip(indices, 0, len(self.vocabulary.ids))]
 
     def _filters(self, batch: EventBatch, rows: NDArray[np.intp], view: ItemStatistics) -> Filters:
         n_rows = len(rows)

@@ -462,8 +462,8 @@ class ItemStatistics:
             slots = view.slot_item[:n_items]
             if slots.size > 0 and not -1 <= slots.min() <= slots.max() < n_items:
                 raise ValueError(f"a neighbour in the snapshot is none of its {n_items} items")
-            view.catalogue.name_categories(words["categories"])
-            view.catalogue.titles = {int(number): str(title) for number, title in words["titles"]}
+            titles = {int(number): str(title) for number, title in words["titles"]}
+            view.catalogue.read_words(words["categories"], titles)
             view.counted = {str(source): int(due) for source, due in words["counted"].items()}
             view.offset, view.items_offset = int(words["offset"]), int(words["items_offset"])
             view.n_gaps = int(words["n_gaps"])

@@ -175,7 +175,7 @@ class PartitionReplay:
             earlier = int(folded.earlier[row])
             if earlier < 0:
                 self._before[offsets[row]] = (record_at[offsets[row]], stored[batch.user[row]])
-            elif recommender.scorer.n_state == 0:
+            elif recommender.n_state == 0:
                 self._before[offsets[row]] = (record_at[offsets[row]], folded.after[earlier].tobytes())
         for row in np.flatnonzero(folded.changed).tolist():
             if folded.erased[row]:

@@ -237,6 +237,7 @@ class _Verifier:
                 bundle.vocabulary,
                 Policy(policy.n if n_items is None else n_items, policy.seen if seen is None else seen),
                 bundle.tag,
+                bundle.retriever,
             )
         self._to_do = [each for each in answers.published if each.model in self._by_model]
         self.verdict.n_other_bundle = len(answers.published) - len(self._to_do)

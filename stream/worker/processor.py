@@ -236,7 +236,9 @@ class _Answering:
     def __init__(self, arm: Arm) -> None:
         bundle = arm.bundle
         self.arm = arm
-        self.recommender = Recommender(bundle.features, bundle.scorer, bundle.vocabulary, arm.policy, bundle.tag)
+        self.recommender = Recommender(
+            bundle.features, bundle.scorer, bundle.vocabulary, arm.policy, bundle.tag, bundle.retriever
+        )
         self._reasons: dict[int, list[str]] = {}
 
     def encode(

@@ -204,7 +204,9 @@ class Run:
             recommender = Recommender(spec, _Silent(spec), policy=policy)
             names = tuple(BASELINES)
         else:
-            recommender = Recommender(bundle.features, bundle.scorer, bundle.vocabulary, policy, bundle.tag)
+            recommender = Recommender(
+                bundle.features, bundle.scorer, bundle.vocabulary, policy, bundle.tag, bundle.retriever
+            )
             fields = bundle.features.statistics.segment_fields
             log = replace(log, segments=material.with_fields(fields).segments[_rows_of(material.log, share)])
             names = (bundle.reference,)
