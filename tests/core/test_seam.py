@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stream.core.activity import checked, concatenated
-from stream.core.events import FORGET, REQUEST, Request
-from stream.core.features import TensorSpec, menu
+from stream.core.candidates import FROM_SEQUENCE
+from stream.core.catalogue import ItemUpdate
+from stream.core.content import buckets, content_keys
+from stream.core.events import FORGET, REQUEST, Request, item_keys
+from stream.core.features import TensorSpec, content_of, menu
 from stream.core.fold import APPLIED, DUPLICATE, ERASED, REPLAYED, REQUESTED
 from stream.core.scales import MINUTE_MS
 from stream.core.seam import Policy, Recommender, Scorer, Stepped
@@ -63,7 +66,41 @@ class Counting:
         return {"items": items, "scores": scores, "state": after.astype(np.float32)}
 
 
+FUSED = replace(FEATURES, candidates=replace(FEATURES.candidates, n_retrieved=2), n_content=16)
+
+
+class Asking(Counting):
+    """`Counting` as it goes before a ranker: its state is also its query, and it reads what an item is about."""
+
+    inputs: Mapping[str, TensorSpec] = {
+        name: menu(FUSED, 2)[name] for name in ("item", "kind", "gap_s", "value", "item_content", "state")
+    }
+
+    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        told = inputs["value"] + inputs["item_content"].sum(1) / 4
+        outputs = super().score({**inputs, "value": told.astype(np.float32)})
+        return {**outputs, "query": outputs["state"] / 2000}
+
+
+class ByQuery:
+    """Scores candidates by their features, and by all that a sequence model makes known of them."""
+
+    inputs: Mapping[str, TensorSpec] = {
+        name: menu(FUSED, n_query=2)[name]
+        for name in ("candidates", "candidate_features", "candidate_index", "candidate_content", "query")
+    }
+    n_state = 0
+    space: Literal["candidates", "vocabulary"] = "candidates"
+
+    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        of_item = inputs["candidate_index"] + inputs["candidate_content"].sum(2) / 8
+        score = inputs["candidate_features"].astype(np.float64).sum(2) + of_item * inputs["query"].sum(1)[:, None]
+        return {"items": inputs["candidates"], "scores": score.astype(np.float32)}
+
+
 def recommender(scorer: Scorer, tag: int = 1, seen: str = "none") -> Recommender:
+    if isinstance(scorer, ByQuery):
+        return Recommender(FUSED, scorer, ITEMS, Policy(3, seen), tag, Asking())
     return Recommender(FEATURES, scorer, ITEMS, Policy(3, seen), tag)
 
 
@@ -71,6 +108,7 @@ def some_view() -> ItemStatistics:
     """All items, each leading to the next, the later ones more popular."""
     view = ItemStatistics(FEATURES.statistics)
     view.know(ITEMS)
+    view.update_items([ItemUpdate(item, f"category {n % 2}", f"the {n}th") for n, item in enumerate(ITEMS[:3])])
     pairs = zip(ITEMS, ITEMS[1:] + ITEMS[:1], strict=True)
     view.apply(
         activity([Entry(after, 1.0 + n, T0_MS - MINUTE_MS, True, (before,)) for n, (before, after) in enumerate(pairs)])
@@ -80,7 +118,8 @@ def some_view() -> ItemStatistics:
 
 
 VIEW = some_view()
-SCORERS: Sequence[Scorer] = (ByFeatures(), Counting())
+SCORERS: Sequence[Scorer] = (ByFeatures(), Counting(), ByQuery())
+NAMES = ("candidates", "recurrent", "both")
 
 
 @dataclass(slots=True)
@@ -151,7 +190,7 @@ def wishing_logs(draw: st.DrawFn, users: Sequence[str] = ("a", "b", "c"), max_si
     return [replace(event, request=draw(wishes)) if event.kind == REQUEST else event for event in log]
 
 
-@pytest.mark.parametrize("scorer", SCORERS, ids=("candidates", "recurrent"))
+@pytest.mark.parametrize("scorer", SCORERS, ids=NAMES)
 @given(drawn=wishing_logs().flatmap(lambda log: st.tuples(st.just(log), cuts(len(log)))))
 def test_batch_boundaries_leave_no_trace(scorer: Scorer, drawn: tuple[list[Happening], list[int]]) -> None:
     """
@@ -165,7 +204,7 @@ def test_batch_boundaries_leave_no_trace(scorer: Scorer, drawn: tuple[list[Happe
     assert counted(pieces) == counted(whole)
 
 
-@pytest.mark.parametrize("scorer", SCORERS, ids=("candidates", "recurrent"))
+@pytest.mark.parametrize("scorer", SCORERS, ids=NAMES)
 @given(log=wishing_logs(), chance=st.randoms(use_true_random=False))
 def test_users_do_not_touch_each_other(scorer: Scorer, log: list[Happening], chance: Any) -> None:
     """
@@ -190,7 +229,7 @@ def test_users_do_not_touch_each_other(scorer: Scorer, log: list[Happening], cha
                 np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.mark.parametrize("scorer", SCORERS, ids=("candidates", "recurrent"))
+@pytest.mark.parametrize("scorer", SCORERS, ids=NAMES)
 @given(log=wishing_logs())
 def test_each_outcome_has_its_consequences(scorer: Scorer, log: list[Happening]) -> None:
     """Duplicates and requests get an answer and count nothing; forgetting gets none; replays get neither."""
@@ -209,7 +248,7 @@ def test_each_outcome_has_its_consequences(scorer: Scorer, log: list[Happening])
         assert (again.activity.first, again.activity.last) == (0, len(log) - 1), "the range is covered all the same"
 
 
-@pytest.mark.parametrize("scorer", SCORERS, ids=("candidates", "recurrent"))
+@pytest.mark.parametrize("scorer", SCORERS, ids=NAMES)
 @given(log=wishing_logs(), seen=st.sampled_from(("none", "session", "history")))
 def test_requests_get_what_they_ask_for(scorer: Scorer, log: list[Happening], seen: str) -> None:
     run = Run(recommender(scorer, seen=seen)).steps_of(log, [0, len(log)])
@@ -225,8 +264,9 @@ def test_requests_get_what_they_ask_for(scorer: Scorer, log: list[Happening], se
             assert not newest or log[offset].item not in items, "what was just seen is seen"
 
 
+@pytest.mark.parametrize("scorer", [Counting(), ByQuery()], ids=NAMES[1:])
 @given(log=logs(("a",), controls=False, names=False, max_size=FEATURES.state.n_ring))
-def test_recurrent_state_of_another_bundle_is_rebuilt_from_the_ring(log: list[Happening]) -> None:
+def test_recurrent_state_of_another_bundle_is_rebuilt_from_the_ring(scorer: Scorer, log: list[Happening]) -> None:
     """
     bundle 1    x y z                  record carries tag 1
     bundle 2          | w              steps x y z again, then w: as if it had been there from the start
@@ -235,10 +275,10 @@ def test_recurrent_state_of_another_bundle_is_rebuilt_from_the_ring(log: list[Ha
     times = [event.ts_ms for event in log]
     log = [event for n, event in enumerate(log) if event.ts_ms not in times[:n]]  # of equal times, content decides
     last = Happening("a", "i3", 1, log[-1].ts_ms + 5000)
-    always, moved = Run(recommender(Counting(), 2)), Run(recommender(Counting(), 1))
+    always, moved = Run(recommender(scorer, 2)), Run(recommender(scorer, 1))
     for run in (always, moved):
         run.step(log, range(len(log)))
-    moved.recommender = recommender(Counting(), 2)
+    moved.recommender = recommender(scorer, 2)
     for run in (always, moved):
         run.step([last], [len(log)])
     assert moved.store.records == always.store.records
@@ -335,3 +375,58 @@ def test_impossible_policies_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Policy(n=0)
     assert recommender(Counting()).state_spec == replace(FEATURES.state, n_model=2)
+
+
+def test_a_sequence_models_best_are_candidates_and_its_query_is_of_the_event_itself() -> None:
+    """
+    events     i0   i1             query after i0 and i1, not after i0 alone
+    """
+    model = recommender(ByQuery())
+    run = Run(model)
+    stepped = run.step([Happening("a", item, 0, T0_MS + n * 1000) for n, item in enumerate(("i0", "i1"))], [0, 1])
+    asked, state = Asking(), np.zeros((1, 2), np.float32)
+    for row, item in enumerate(("i0", "i1")):
+        event = {
+            "item": np.array([ITEMS.index(item) + 1]),
+            "kind": np.array([0]),
+            "gap_s": np.array([float(row)], np.float32),
+            "value": np.zeros(1, np.float32),
+            "item_content": content_of(FUSED, item_keys([item]), VIEW.catalogue),
+        }
+        found = asked.score({**event, "state": state})
+        state = found["state"]
+        best = {VIEW.catalogue.number(ITEMS[index - 1]) for index in found["items"][0, :2].tolist()}
+        ranked = zip(stepped.ranked.items[row].tolist(), stepped.ranked.sources[row].tolist(), strict=True)
+        marked = {number for number, sources in ranked if sources & FROM_SEQUENCE}
+        listed = set(stepped.ranked.items[row].tolist())
+        assert marked == best & listed
+    np.testing.assert_array_equal(run.store.record("a")["model"], state[0])
+
+
+def test_an_item_that_was_just_announced_is_told_by_its_words_alone() -> None:
+    """Neither the vocabulary nor the statistics know it; its category and title do, from the first event on."""
+    view = ItemStatistics(FEATURES.statistics)
+    view.know(ITEMS)
+    view.update_items([ItemUpdate("new", "category 1", "the 7th", published_ms=T0_MS - 1000)])
+    view.refresh()
+    seen: list[Mapping[str, NDArray[Any]]] = []
+
+    class Watching(ByQuery):
+        def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            seen.append(inputs)
+            return super().score(inputs)
+
+    model = recommender(Watching())
+    batch = batch_of([Happening("a", "i0", 0, T0_MS)], n_segments=2)
+    model.step(decode_states(model.state_spec, [None]), batch, view, source=SOURCE)
+    place = seen[0]["candidates"][0].tolist().index(view.catalogue.number("new"))
+    assert seen[0]["candidate_index"][0, place] == 0
+    expected = buckets(content_keys("category 1", "the 7th"), FUSED.n_content)
+    assert seen[0]["candidate_content"][0, place].tolist() == expected.tolist()
+    assert (seen[0]["candidate_index"][0][seen[0]["candidates"][0] < 0] == 0).all(), "padding is no item"
+
+
+def test_a_retriever_goes_before_a_ranker_and_nothing_else() -> None:
+    for scorer, retriever in ((Counting(), Asking()), (ByQuery(), ByFeatures())):
+        with pytest.raises(ValueError, match="retriever"):
+            Recommender(FUSED, scorer, ITEMS, retriever=retriever)
