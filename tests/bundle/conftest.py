@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle.models import write_ranker, write_recurrent
+from tests.bundle.models import write_fused, write_ranker, write_recurrent
 
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with whole bundles: `ranker`, `ranker-2` (other weights) and `recurrent`. Not to be changed."""
+    """A folder with whole bundles: `ranker`, `ranker-2` (other weights), `recurrent` and `fused`. Not to be changed."""
     home = tmp_path_factory.mktemp("models")
     write_ranker(home / "ranker")
     write_ranker(home / "ranker-2", seed=1)
     write_recurrent(home / "recurrent")
+    write_fused(home / "fused")
     return home
 
 

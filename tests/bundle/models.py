@@ -13,12 +13,21 @@ from torch import Tensor, nn
 
 from stream.bundle.manifest import Manifest, TrainingWindow
 from stream.bundle.scorer import check_shapes
+from stream.core.candidates import CandidateSpec
+from stream.core.content import N_TOKENS
 from stream.core.features import FeatureSpec, TensorSpec, menu
-from training.export import write_bundle
+from training.export import SequenceModel, write_bundle
+from training.nets.fusion import WordedFusion
+from training.nets.ranker import RankerConfig
 from training.nets.recurrent import Recurrent, RecurrentConfig
+from training.nets.retrieval import WordedRetriever, tell_items
+from training.nets.tempo import Tempo, TempoConfig
 
 __all__ = [
+    "ASKING_INPUTS",
     "FEATURES",
+    "FUSED",
+    "FUSED_INPUTS",
     "N_STATE",
     "N_VOCABULARY",
     "RANKER_INPUTS",
@@ -26,17 +35,23 @@ __all__ = [
     "FakeRanker",
     "FakeRecurrent",
     "Ranker",
+    "asking",
+    "fused",
     "ranker",
     "recurrent",
+    "write_fused",
     "write_ranker",
     "write_recurrent",
 ]
 
 FEATURES: Final = FeatureSpec()
+FUSED: Final = FeatureSpec(candidates=CandidateSpec(n_retrieved=20), n_content=32)
 N_VOCABULARY: Final = 60
 N_STATE: Final = 16
 RANKER_INPUTS: Final = ("candidates", "candidate_features", "context_features")
 RECURRENT_INPUTS: Final = ("item", "kind", "gap_s", "value", "state")
+ASKING_INPUTS: Final = ("item", "item_content", "kind", "gap_s", "value", "state")
+FUSED_INPUTS: Final = (*RANKER_INPUTS, "candidate_index", "candidate_content", "query")
 TRAINING: Final = TrainingWindow(0, 86_400_000, 1000, "made up", "polytempo train tests")
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -126,6 +141,41 @@ def recurrent(seed: int = 0) -> Recurrent:
     """An untrained recurrent model."""
     torch.manual_seed(seed)
     return Recurrent(RecurrentConfig(N_VOCABULARY, n_state=N_STATE, n_best=20))
+
+
+def asking(seed: int = 0) -> WordedRetriever:
+    """An untrained sequence model that goes before a ranker; items have two words each."""
+    torch.manual_seed(seed)
+    net = Tempo(TempoConfig(N_VOCABULARY, d=8, n_layers=1, n_scales=2))
+    tokens = torch.zeros(N_VOCABULARY + 1, N_TOKENS, dtype=torch.int64)
+    tokens[1:, :2] = torch.randint(1, FUSED.n_content + 1, (N_VOCABULARY, 2))
+    tell_items(net, tokens, FUSED.n_content)
+    return WordedRetriever(net, n_best=20)
+
+
+def fused(before: WordedRetriever, seed: int = 0) -> WordedFusion:
+    """An untrained ranker that hears it."""
+    torch.manual_seed(seed)
+    offered = menu(FUSED)
+    config = RankerConfig(_width(offered["candidate_features"]), _width(offered["context_features"]), (16, 8))
+    return WordedFusion(config, before.representation(), before.words())
+
+
+def write_fused(path: Path, *, seed: int = 0, **changes: Any) -> Manifest:
+    """A bundle of a sequence model and the ranker behind it at `path`."""
+    before = asking(seed)
+    fields: dict[str, Any] = {
+        "module": fused(before, seed),
+        "inputs": FUSED_INPUTS,
+        "features": FUSED,
+        "space": "candidates",
+        "name": "fused",
+        "version": seed + 1,
+        "training": TRAINING,
+        "vocabulary": [f"item-{number}" for number in range(N_VOCABULARY)],
+        "retrieval": SequenceModel(before, ASKING_INPUTS, before.n_state),
+    }
+    return write_bundle(path, **(fields | changes))
 
 
 def write_ranker(path: Path, *, seed: int = 0, **changes: Any) -> Manifest:

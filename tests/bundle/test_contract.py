@@ -8,24 +8,32 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from stream.bundle.load import load_bundle
 from stream.bundle.parity import difference, take_rows
+from stream.core.content import N_TOKENS
 from stream.core.features import menu
 from stream.core.seam import Scorer
 from tests.bundle.models import (
+    ASKING_INPUTS,
     FEATURES,
+    FUSED,
+    FUSED_INPUTS,
     N_STATE,
     N_VOCABULARY,
     RANKER_INPUTS,
     RECURRENT_INPUTS,
     FakeRanker,
     FakeRecurrent,
+    asking,
+    fused,
     ranker,
     recurrent,
 )
 from training.export import ModuleScorer, example_inputs
+from training.nets.ranker import PADDING_SCORE
 
 IMPLEMENTATIONS: dict[str, Callable[[Path], Scorer]] = {
     "ranker in NumPy": lambda _: FakeRanker(ranker()),
@@ -41,7 +49,24 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Scorer]] = {
         space="vocabulary",
     ),
     "recurrent in ONNX": lambda home: load_bundle(home / "recurrent").scorer,
+    "sequence model before a ranker in PyTorch": lambda _: ModuleScorer(
+        asking(),
+        inputs={n: menu(FUSED, asking().n_state)[n] for n in ASKING_INPUTS},
+        n_state=asking().n_state,
+        space="vocabulary",
+        query=True,
+    ),
+    "sequence model before a ranker in ONNX": lambda home: load_bundle(home / "fused").retriever,  # type: ignore[dict-item]
+    "ranker behind it in PyTorch": lambda _: ModuleScorer(
+        fused(asking()),
+        inputs={n: menu(FUSED, n_query=asking().n_query)[n] for n in FUSED_INPUTS},
+        n_state=0,
+        space="candidates",
+    ),
+    "ranker behind it in ONNX": lambda home: load_bundle(home / "fused").scorer,
 }
+BEHIND = "ranker behind it"
+BEFORE = "sequence model before a ranker"
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
@@ -57,7 +82,8 @@ def rows_for(scorer: Scorer, n_rows: int, seed: int = 0) -> dict[str, NDArray[An
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 33, 257])
 def test_outputs_have_the_types_and_shapes_of_the_contract_at_any_batch_size(scorer: Scorer, n_rows: int) -> None:
     outputs = scorer.score(rows_for(scorer, n_rows))
-    assert set(outputs) == {"items", "scores"} | ({"state"} if scorer.n_state > 0 else set())
+    given = {"items", "scores"} | ({"state"} if scorer.n_state > 0 else set())
+    assert set(outputs) - {"query"} == given
     assert outputs["items"].dtype == np.int64
     assert outputs["scores"].dtype == np.float32
     assert outputs["items"].shape == outputs["scores"].shape
@@ -72,7 +98,7 @@ def test_items_are_candidates_passed_through_or_vocabulary_indices_best_first(sc
     outputs = scorer.score(inputs)
     if scorer.space == "candidates":
         assert (outputs["items"] == inputs["candidates"]).all()
-        assert (outputs["scores"][inputs["candidates"] < 0] == -np.inf).all()
+        assert (outputs["scores"][inputs["candidates"] < 0] <= PADDING_SCORE).all()
     else:
         assert outputs["items"].min() >= 1
         assert outputs["items"].max() <= N_VOCABULARY
@@ -111,6 +137,38 @@ def test_rows_of_different_length_are_refused(scorer: Scorer) -> None:
     last = list(scorer.inputs)[-1]
     with pytest.raises(ValueError, match="B"):
         scorer.score(inputs | {last: inputs[last][:4]})
+
+
+@pytest.mark.parametrize("model", [BEFORE, BEHIND])
+@pytest.mark.parametrize("n_rows", [1, 3, 64, 300])
+def test_both_graphs_of_a_fused_bundle_are_their_modules(model: str, n_rows: int, bundles: Path) -> None:
+    module, session = (IMPLEMENTATIONS[f"{model} in {kind}"](bundles) for kind in ("PyTorch", "ONNX"))
+    inputs = rows_for(module, n_rows, seed=n_rows)
+    assert difference(module.score(inputs), session.score(inputs)) is None
+
+
+def test_the_query_that_goes_over_gives_the_score_that_the_sequence_model_gave(bundles: Path) -> None:
+    """What the ranker hears of an item of the vocabulary is the sequence model's own score of it."""
+    before = asking()
+    session = load_bundle(bundles / "fused").retriever
+    assert session is not None
+    found = session.score(rows_for(session, 7))
+    table = before.representation().numpy()
+    heard = np.einsum("bq,bkq->bk", found["query"], table[found["items"]])
+    np.testing.assert_allclose(heard, found["scores"], rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_item_is_heard_by_its_words() -> None:
+    """Two candidates alike but for their words: the one whose words the query likes better is heard better."""
+    before = asking()
+    ranker = fused(before)
+    query = torch.tensor(before.words()[3]).unsqueeze(0)  # type: ignore[index]  # it has words
+    content = torch.zeros(1, 2, N_TOKENS, dtype=torch.int64)
+    content[0, 0, :2] = torch.tensor([3, 0])
+    features = torch.zeros(1, 2, ranker.config.n_features)
+    told = ranker.told(features, torch.zeros(1, 2, dtype=torch.int64), content, query)
+    assert told[0, 0, -2] > told[0, 1, -2]
+    assert told[0, :, -1].tolist() == [0.0, 0.0], "neither is known"
 
 
 @pytest.mark.parametrize("model", ["ranker", "recurrent"])

@@ -22,10 +22,14 @@ from stream.bundle.load import load_bundle
 from stream.bundle.manifest import decode_manifest
 from stream.core.features import FeatureSpec
 from tests.bundle.damage import replace_file, rewrite
+from tests.bundle.models import write_fused
 
 FILES = ("manifest.json", "model.onnx", "vocabulary.json", "parity.npz")
 
 Copy = Callable[[str], Path]
+
+
+FUSED_FILES = (*FILES, "retrieval.onnx", "retrieval.npz")
 
 
 def refused(folder: Path) -> BundleError:
@@ -51,9 +55,9 @@ def test_bundles_have_tags_of_their_own(bundles: Path) -> None:
     assert len({load_bundle(bundles / name).tag for name in ("ranker", "ranker-2", "recurrent")}) == 3
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", FUSED_FILES)
 def test_any_flipped_byte_is_found_in_the_file_where_it_is(copy: Copy, file: str) -> None:
-    folder = copy("recurrent")
+    folder = copy("fused" if file not in FILES else "recurrent")
     whole = (folder / file).read_bytes()
     for at in np.linspace(0, len(whole) - 1, 40).astype(int).tolist():
         (folder / file).write_bytes(whole[:at] + bytes([whole[at] ^ 0x01]) + whole[at + 1 :])
@@ -62,9 +66,9 @@ def test_any_flipped_byte_is_found_in_the_file_where_it_is(copy: Copy, file: str
     load_bundle(folder)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", FUSED_FILES)
 def test_a_missing_file_is_named(copy: Copy, file: str) -> None:
-    folder = copy("recurrent")
+    folder = copy("fused" if file not in FILES else "recurrent")
     (folder / file).unlink()
     error = refused(folder)
     assert error.path == folder / file
@@ -314,3 +318,33 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_the_order_of_event_types_survives_since_it_gives_them_their_codes(bundles: Path) -> None:
     assert load_bundle(bundles / "ranker").features.types.names == FeatureSpec().types.names
+
+
+def test_a_sequence_model_that_computes_something_else_is_refused_by_its_own_golden_outputs(
+    copy: Copy, bundles: Path, tmp_path: Path
+) -> None:
+    folder = copy("fused")
+    write_fused(tmp_path / "other", seed=1)
+    replace_file(folder, "retrieval.onnx", (tmp_path / "other" / "retrieval.onnx").read_bytes())
+    error = refused(folder)
+    assert error.path.name == "retrieval.onnx"
+    assert "golden outputs" in error.message
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda manifest: manifest.pop("retrieval"), "files are exactly"),
+        (lambda manifest: manifest["retrieval"]["outputs"].pop("query"), "outputs are"),
+        (lambda manifest: manifest["retrieval"].update(n_state=3), "state"),
+        (lambda manifest: manifest["inputs"]["query"].update(shape=["B", 5]), "query"),
+        (
+            lambda manifest: manifest["retrieval"]["inputs"].update(query={"dtype": "float32", "shape": ["B", 9]}),
+            "menu",
+        ),
+    ],
+)
+def test_a_sequence_model_and_its_ranker_must_fit_together(copy: Copy, change: Callable[..., Any], word: str) -> None:
+    folder = copy("fused")
+    rewrite(folder, change)
+    assert word in str(refused(folder))

@@ -37,8 +37,8 @@ def _home() -> Path:
 
 @cache
 def bundle(name: str) -> Path:
-    """The folder of a bundle, not to be changed: `ranker`, `ranker-2` (other weights), `recurrent`, or
-    `other-statistics`, a ranker that wants others of items.
+    """The folder of a bundle, not to be changed: `ranker`, `ranker-2` (other weights), `recurrent`,
+    `fused` (a sequence model and the ranker behind it), or `other-statistics`, a ranker that wants others of items.
     """
     from tests.bundle import models  # it imports torch, which takes seconds
 
@@ -49,6 +49,8 @@ def bundle(name: str) -> Path:
         models.write_ranker(folder, seed=1)
     elif name == "recurrent":
         models.write_recurrent(folder)
+    elif name == "fused":
+        models.write_fused(folder)
     elif name == "other-statistics":
         spec = replace(
             models.FEATURES,
