@@ -347,7 +347,9 @@ def _exported(
         raise ValueError(f"inputs {unknown} are not on the menu of features: {sorted(offered)}")
     if space == "candidates" and "candidates" not in inputs:
         raise ValueError("a model that ranks candidates has `candidates` among its inputs")
-    reference = ModuleScorer(module, inputs={n: offered[n] for n in inputs}, n_state=n_state, space=space, parts=parts, query=query)
+    reference = ModuleScorer(
+        module, inputs={n: offered[n] for n in inputs}, n_state=n_state, space=space, parts=parts, query=query
+    )
     if example is None:
         example = example_inputs(reference.inputs, n_vocabulary=n_vocabulary)
     rows = {n: np.ascontiguousarray(example[n], spec.dtype) for n, spec in reference.inputs.items() if n in example}

@@ -321,7 +321,7 @@ def test_the_order_of_event_types_survives_since_it_gives_them_their_codes(bundl
 
 
 def test_a_sequence_model_that_computes_something_else_is_refused_by_its_own_golden_outputs(
-    copy: Copy, bundles: Path, tmp_path: Path
+    copy: Copy, tmp_path: Path
 ) -> None:
     folder = copy("fused")
     write_fused(tmp_path / "other", seed=1)
