@@ -208,7 +208,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         self._check_tensors()
 
     def _check_tensors(self) -> None:
-        wanted = {"items": "int64", "scores": "float32"} | ({"parts": "float32"} if self.parts else {})
+        wanted = {"items": "int64", "scores": "float32", **({"parts": "float32"} if self.parts else {})}
         _check_tensors(self.inputs, self.outputs, self.n_state, wanted)
         if self.parts:
             self._check_parts()
@@ -265,7 +265,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def _check_tensors(inputs: dict[str, Tensor], outputs: dict[str, Tensor], n_state: int, dtypes: dict[str, str]) -> None:
     """Outputs of these types, the items and scores of one shape, and the state the same on both sides."""
-    wanted = dtypes | ({"state": "float32"} if n_state > 0 else {})
+    wanted = {**dtypes, "state": "float32"} if n_state > 0 else dtypes
     given = {name: tensor.dtype for name, tensor in outputs.items()}
     if given != wanted:
         raise ValueError(f"outputs are {wanted}, not {given}")

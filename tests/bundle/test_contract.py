@@ -162,7 +162,9 @@ def test_an_unknown_item_is_heard_by_its_words() -> None:
     """Two candidates alike but for their words: the one whose words the query likes better is heard better."""
     before = asking()
     ranker = fused(before)
-    query = torch.tensor(before.words()[3]).unsqueeze(0)  # type: ignore[index]  # it has words
+    words = before.words()
+    assert words is not None
+    query = words[3:4]
     content = torch.zeros(1, 2, N_TOKENS, dtype=torch.int64)
     content[0, 0, :2] = torch.tensor([3, 0])
     features = torch.zeros(1, 2, ranker.config.n_features)

@@ -121,7 +121,7 @@ def test_another_feature_digest_says_both_and_what_to_do(copy: Copy) -> None:
         (lambda m: m["inputs"]["item"].update(shape=[3]), "the first axis is the batch"),
         (lambda m: m.update(n_state=8), "with n_state 8, the state goes in and comes out"),
         (lambda m: m["policy"].update(seen="maybe"), "Invalid enum value 'maybe'"),
-        (lambda m: m.update(parts=["scale:days"]), "outputs are {'items': 'int64', 'scores': 'float32', 'state'"),
+        (lambda m: m.update(parts=["scale:days"]), "outputs are {'items': 'int64', 'scores': 'float32', 'parts'"),
         (lambda m: add_parts(m, ["a", "a"], ["B", 20, 2]), "parts have names of their own"),
         (lambda m: add_parts(m, ["Scale"], ["B", 20, 1]), "part 'Scale' is not 1 to 32"),
         (lambda m: add_parts(m, ["a", "b"], ["B", 20, 3]), "parts are ['B', 20, 2], a figure of each for every score"),

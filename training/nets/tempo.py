@@ -219,7 +219,7 @@ class Cell(nn.Module):
 
     def _out(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y (..., d) -> (..., groups, d): residual and SwiGLU of each group."""
-        y = y.reshape(*y.shape[:-1], self.n_groups, -1)
+        y = y.reshape(*y.shape[:-1], self.n_groups, y.shape[-1] // self.n_groups)
         r = x.unsqueeze(-2) + _by_group(y, self.out)
         signal, gate = _by_group(self.norm_wide(r), self.wide).chunk(2, dim=-1)
         wide: Tensor = r + _by_group(signal * functional.silu(gate), self.narrow)
