@@ -380,9 +380,7 @@ class Recommender:
             folded.states["model"][stale] = 0
             folded.states["model_tag"][stale] = 0
 
-    def _own_state(
-        self, states: States, users: NDArray[np.bool_] | None, view: ItemStatistics
-    ) -> NDArray[np.float32]:
+    def _own_state(self, states: States, users: NDArray[np.bool_] | None, view: ItemStatistics) -> NDArray[np.float32]:
         """(U, d) recurrent state of this recommender's users; where another bundle wrote it, rebuilt from the ring."""
         stored = states["model"][:, : self.n_state].astype(np.float32)
         strange = (states["model_tag"] != self.tag) & (states["n_events"] > 0)
