@@ -29,6 +29,7 @@ __all__ = [
     "Config",
     "Data",
     "Features",
+    "FusionTraining",
     "RankerTraining",
     "RecurrentTraining",
     "common_values",
@@ -138,6 +139,8 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True):
         candidates, last, earlier, lists, newest, own: see `stream.core.candidates.CandidateSpec`.
         ring: events of a user that are remembered.
         session_gap: silence that ends a session.
+        retrieved: how many of a sequence model's best become candidates.
+        words: buckets that the words of categories and titles are hashed into; 0 where models read none.
     """
 
     kinds: dict[str, float] | None = None
@@ -154,6 +157,8 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True):
     own: bool = True
     ring: Positive = 32
     session_gap: Span = "30m"
+    retrieved: int = 0
+    words: int = 0
 
 
 class RankerTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ranker"):
@@ -203,6 +208,42 @@ class RecurrentTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     learning_rate: Annotated[float, Meta(gt=0)] = 5e-3
 
 
+class FusionTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fusion"):
+    """A sequence model and the ranker that hears it (`training.nets.fusion`), and how both are trained.
+
+    The sequence model learns from the first `member_share` of the training window, the ranker from the targets of the
+    rest: what it is told of them is then no better than what it will be told live.
+
+    Attributes:
+        net: the sequence model.
+        d, layers, scales: its width, layers and (tempo) time scales.
+        n_items: vocabulary: the most common items of the sequence model's part, at most so many.
+        member_share: see above.
+        epochs, batch, length, learning_rate, dropout: of the sequence model; a batch is a number of pieces of at most
+            `length` events.
+        forget: share of the items that it meets without their own embedding, so that words learn to stand alone; only
+            where `features.words` are asked for.
+        ranker: of the ranker.
+        without: leaves one side out, for comparison: "sequence" mutes the sequence model, "statistics" the live
+            statistics of items.
+    """
+
+    net: Literal["tempo", "lstm_seq2seq"] = "tempo"
+    d: Positive = 64
+    layers: Positive = 1
+    scales: Positive = 4
+    n_items: Positive = 20_000
+    member_share: Annotated[float, Meta(gt=0, lt=1)] = 0.7
+    epochs: Positive = 16
+    batch: Positive = 16
+    length: Annotated[int, Meta(ge=2)] = 200
+    learning_rate: Annotated[float, Meta(gt=0)] = 3e-3
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    forget: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    ranker: RankerTraining = RankerTraining()
+    without: Literal["nothing", "sequence", "statistics"] = "nothing"
+
+
 class Output(Struct, frozen=True, forbid_unknown_fields=True):
     """The bundle that comes out."""
 
@@ -231,7 +272,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     bundle: Output
     data: Data
-    model: RankerTraining | RecurrentTraining
+    model: RankerTraining | RecurrentTraining | FusionTraining
     window: Window = Window()
     features: Features = Features()
     policy: Policy = Policy()
@@ -299,8 +340,10 @@ def feature_spec(features: Features, values: Mapping[str, tuple[str, ...]]) -> F
             lists=lists if features.lists is None else tuple(features.lists.items()),
             n_newest=features.newest,
             own=features.own,
+            n_retrieved=features.retrieved,
         ),
         n_history=min(features.ring, 32),
+        n_content=features.words,
     )
 
 

@@ -53,7 +53,7 @@ from stream.bundle.parity import Parity, check_parts, difference, take_rows, wri
 from stream.bundle.scorer import GRAPH_NAMES, OnnxScorer, check_shapes
 from stream.core.features import FeatureSpec, TensorSpec, menu
 
-__all__ = ["OPSET", "ModuleScorer", "SequenceModel", "example_inputs", "export_module", "write_bundle"]
+__all__ = ["OPSET", "ModuleScorer", "SequenceModel", "example_inputs", "export_module", "served", "write_bundle"]
 
 OPSET: Final = 20
 """ONNX operators' version: pinned, so that a newer PyTorch does not silently need a newer runtime."""
@@ -327,6 +327,21 @@ def write_bundle(
         return manifest
     _put(path, {MANIFEST: text, **files})
     return manifest
+
+
+def served(model: SequenceModel, features: FeatureSpec, n_vocabulary: int) -> OnnxScorer:
+    """A sequence model as it will be served, before there is a bundle around it."""
+    offered = menu(features, model.n_state)
+    exported = _exported(
+        model.module, model.inputs, offered, model.n_state, "vocabulary", model.example, n_vocabulary, query=True
+    )
+    return OnnxScorer(
+        exported.graph,
+        inputs={name: tensor.spec() for name, tensor in exported.inputs.items()},
+        outputs={name: tensor.spec() for name, tensor in exported.outputs.items()},
+        n_state=model.n_state,
+        space="vocabulary",
+    )
 
 
 def _exported(

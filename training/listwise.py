@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.config import RankerTraining
+from training.nets.fusion import Fusion
 from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 from training.rows import Rows
 
-__all__ = ["Ensemble", "fit_ranker", "n_steps"]
+__all__ = ["Ensemble", "fit_fusion", "fit_ranker", "n_steps"]
+
+M = TypeVar("M", bound=nn.Module)
 
 _SAMPLE_ROWS = 4_000  # what means and deviations are taken from: half a million candidates
 
@@ -56,31 +60,73 @@ def fit_ranker(
     return members[0].eval() if len(members) == 1 else Ensemble(members).eval()
 
 
+def fit_fusion(
+    rows: Rows,
+    training: RankerTraining,
+    model: Fusion,
+    *,
+    seed: int = 0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Fusion:
+    """A ranker that hears a sequence model, trained on what it heard, in evaluation mode."""
+    there, features, context, _ = _batch(rows, _sample(rows))
+    with torch.no_grad():
+        told = model.told(features, *_heard(rows, _sample(rows)))
+    model.standardise(told[there], context)
+
+    def scores(of: Fusion, index: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        there, features, context, label = _batch(rows, index)
+        return of.score(there, features, context, *_heard(rows, index)).masked_fill(~there, PADDING_SCORE), label
+
+    fitted = _descend(model, scores, len(rows), training, seed, 0, on_step)
+    assert isinstance(fitted, Fusion)
+    return fitted.eval()
+
+
 def _fit(
     rows: Rows, training: RankerTraining, seed: int, n_done: int, on_step: Callable[[int, float], None] | None
 ) -> Ranker:
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     _, _, n_features = rows.candidate_features.shape
     model = Ranker(
         RankerConfig(
             n_features, rows.context_features.shape[1], training.hidden, training.pooled, dropout=training.dropout
         )
     )
-    there, features, context, _ = _batch(rows, np.arange(0, len(rows), math.ceil(len(rows) / _SAMPLE_ROWS)))
+    there, features, context, _ = _batch(rows, _sample(rows))
     model.standardise(features[there], context)
+
+    def scores(of: Ranker, index: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        there, features, context, label = _batch(rows, index)
+        return of.score(there, features, context).masked_fill(~there, PADDING_SCORE), label
+
+    return _descend(model, scores, len(rows), training, seed, n_done, on_step)
+
+
+def _descend(
+    model: M,
+    scores: Callable[[M, NDArray[np.intp]], tuple[Tensor, Tensor]],
+    n_rows: int,
+    training: RankerTraining,
+    seed: int,
+    n_done: int,
+    on_step: Callable[[int, float], None] | None,
+) -> M:
+    """Train in place; returns the running mean of the weights, or the model itself where none is wanted.
+
+    `scores` gives those of some rows (b, C), padding far below, and their labels (b,).
+    """
+    rng = np.random.default_rng(seed)
     averaged = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    total = training.epochs * math.ceil(len(rows) / training.batch)
+    total = training.epochs * math.ceil(n_rows / training.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=total + 1)
     step, smooth = 0, math.nan
     for _ in range(training.epochs):
-        order = rng.permutation(len(rows))
+        order = rng.permutation(n_rows)
         for start in range(0, len(order), training.batch):
             # Sorted, so that the memory map is read forwards.
-            there, features, context, label = _batch(rows, np.sort(order[start : start + training.batch]))
-            scores = model.score(there, features, context).masked_fill(~there, PADDING_SCORE)
-            loss = functional.cross_entropy(scores, label)
+            loss = functional.cross_entropy(*scores(model, np.sort(order[start : start + training.batch])))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
             optimizer.step()
@@ -92,6 +138,18 @@ def _fit(
             if on_step is not None:
                 on_step(n_done + step, smooth)
     return averaged if training.average > 0 else model
+
+
+def _sample(rows: Rows) -> NDArray[np.intp]:
+    """What means and deviations are taken from."""
+    return np.arange(0, len(rows), math.ceil(len(rows) / _SAMPLE_ROWS))
+
+
+def _heard(rows: Rows, index: NDArray[np.intp]) -> tuple[Tensor, Tensor | None, Tensor]:
+    """candidate_index (B, C), candidate_content (B, C, T) if there is any, and query (B, q) of these rows."""
+    heard = {name: torch.from_numpy(np.ascontiguousarray(column[index])) for name, column in rows.heard.items()}
+    content = heard["candidate_content"].long() if "candidate_content" in heard else None
+    return heard["candidate_index"].long(), content, heard["query"]
 
 
 def _batch(rows: Rows, index: NDArray[np.intp]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -41,9 +41,13 @@ class RecordingScorer:
     space: Literal["candidates", "vocabulary"] = "candidates"
 
     def __init__(
-        self, spec: FeatureSpec, wanted: tuple[str, ...] = ("candidates", "candidate_features", "context_features")
+        self,
+        spec: FeatureSpec,
+        wanted: tuple[str, ...] = ("candidates", "candidate_features", "context_features"),
+        n_query: int = 0,
     ) -> None:
-        offered = menu(spec)
+        """Asks for `wanted`; `n_query` floats of a query where a sequence model goes before."""
+        offered = menu(spec, n_query=n_query)
         self.inputs: Mapping[str, TensorSpec] = {name: offered[name] for name in wanted}
         self._recorded: list[dict[str, NDArray[Any]]] = []
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.core.features import candidate_feature_names, context_feature_names
+from stream.core.features import TensorSpec, candidate_feature_names, context_feature_names
 from training.replay import RecordingScorer, Replay
 from training.targets import Targets
 
 __all__ = ["Rows", "record"]
+
+_NARROW: Final = {"float32": np.float32, "int64": np.int32}
+"""What is stored: indices of items and words need no more than 32 bits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +31,7 @@ class Rows:
         label: (R,) the target's place among the candidates.
         row: (R,) the target's row in the log.
         n_targets: targets asked for; those beyond R were not among their candidates.
+        heard: what else the scorer was given, by name, (R, ...) each: what a sequence model that goes before says.
     """
 
     candidate_features: NDArray[np.float16]
@@ -35,6 +40,7 @@ class Rows:
     label: NDArray[np.int64]
     row: NDArray[np.int64]
     n_targets: int
+    heard: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -74,6 +80,13 @@ def record(
     # Sparse where nothing is written, so room for every target costs nothing.
     features = np.lib.format.open_memmap(folder / "candidate_features.npy", "w+", np.float16, shape)
     context = np.zeros((len(targets), n_context), np.float16)
+    heard = {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy", "w+", _NARROW[tensor.dtype], (len(targets), *_sizes(tensor))
+        )
+        for name, tensor in scorer.inputs.items()
+        if name not in ("candidates", "candidate_features", "context_features")
+    }
     counts, labels = np.zeros(len(targets), np.int16), np.zeros(len(targets), np.int64)
     rows = np.zeros(len(targets), np.int64)
     target_of = targets.target_of(len(replay.log))
@@ -89,6 +102,8 @@ def record(
             here = slice(n_rows, n_rows + len(keep))
             features[here] = inputs["candidate_features"][keep]
             context[here] = inputs["context_features"][keep]
+            for name, column in heard.items():
+                column[here] = inputs[name][keep]
             counts[here] = (candidates[keep] >= 0).sum(axis=1)
             labels[here] = found[keep].argmax(axis=1)
             rows[here] = target[keep]
@@ -98,4 +113,10 @@ def record(
     if n_rows == 0:
         raise ValueError("no target was among its candidates: there is nothing to learn from")
     done = slice(0, n_rows)
-    return Rows(features[done], context[done], counts[done], labels[done], rows[done], len(targets))
+    more = {name: column[done] for name, column in heard.items()}
+    return Rows(features[done], context[done], counts[done], labels[done], rows[done], len(targets), more)
+
+
+def _sizes(tensor: TensorSpec) -> list[int]:
+    """The sizes behind the batch."""
+    return [size for size in tensor.shape[1:] if isinstance(size, int)]

@@ -5,6 +5,7 @@ What is evaluated is the exported bundle behind the worker's own composition, no
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -25,16 +26,26 @@ from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
 from stream.logs import open_log, read_items
 from training.baskets import basket_places
-from training.config import Config, RankerTraining, RecurrentTraining, common_values, feature_spec, span_ms
+from training.config import (
+    Config,
+    FusionTraining,
+    RankerTraining,
+    RecurrentTraining,
+    common_values,
+    feature_spec,
+    span_ms,
+)
 from training.evaluate import Baselines, Evaluation, evaluate
-from training.export import write_bundle
-from training.listwise import fit_ranker, n_steps
+from training.export import SequenceModel, served, write_bundle
+from training.fusion import fusion_inputs, sequences_of, train_member, untrained_fusion
+from training.listwise import fit_fusion, fit_ranker, n_steps
 from training.log import Log, item_updates
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
 from training.preprocess import preprocess
 from training.preprocess.pipeline import read_events
 from training.replay import RecordingScorer, Replay
 from training.rows import Rows, record
+from training.sequences import pieces
 from training.targets import Targets, find_targets, sampled
 
 __all__ = ["Material", "Quiet", "Reporter", "Trained", "evaluate_bundle", "prepare", "train"]
@@ -181,6 +192,8 @@ def train(
     clock.lap("read")
     if isinstance(config.model, RankerTraining):
         return _train_ranker(config, config.model, material, command, report, clock, replace)
+    if isinstance(config.model, FusionTraining):
+        return _train_fusion(config, config.model, material, command, report, clock, replace)
     return _train_recurrent(config, config.model, material, command, report, clock, replace)
 
 
@@ -251,6 +264,66 @@ def _train_ranker(
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
 
 
+def _train_fusion(
+    config: Config,
+    model: FusionTraining,
+    material: Material,
+    command: str,
+    report: Reporter,
+    clock: _Clock,
+    replace: bool,
+) -> Trained:
+    spec, log = material.spec, material.log
+    member_ms = material.from_ms + round((material.split_ms - material.from_ms) * model.member_share)
+    window, split = log.between(material.from_ms, member_ms), log.between(0, material.split_ms).stop
+    sequences = sequences_of(log, spec, window, model.n_items)
+    n_steps_of_member = model.epochs * math.ceil(len(pieces(sequences, model.length)) / model.batch)
+    report.stage("training the sequence model", n_steps_of_member)
+    member = train_member(sequences, spec, material.items, model, seed=config.seed, on_step=report.at)
+    clock.lap("member")
+    policy = Policy(config.policy.n, config.policy.seen)
+    baselines = Baselines(spec, policy.seen)
+    retriever = served(member.model, spec, len(member.vocabulary))
+    inputs = fusion_inputs(spec)
+    recorder = RecordingScorer(spec, inputs, member.retriever.n_query)
+    recommender = Recommender(spec, recorder, member.vocabulary, policy, retriever=retriever)
+    replay = Replay(log, recommender, items=material.items, period_ms=span_ms(config.period), watchers=[baselines])
+    later = material.train.where((material.train.scored >= window.stop) & (material.train.row < split))
+    with tempfile.TemporaryDirectory(prefix="polytempo-rows-") as folder:
+        report.stage("replaying", split)
+        rows = record(replay, later, Path(folder), until=split, on_progress=report.at)
+        clock.lap("replay")
+        report.stage("training the ranker", n_steps(len(rows), model.ranker))
+        module = fit_fusion(
+            rows,
+            model.ranker,
+            untrained_fusion(member, spec, model, config.seed),
+            seed=config.seed,
+            on_step=lambda step, loss: report.at(step, f"loss {loss:.3f}"),
+        )
+        clock.lap("fit")
+        example = _examples(rows)
+        metrics = {"n_rows": float(len(rows)), "train/candidate_recall": rows.recall}
+        del rows
+    writer = _Writer(
+        config, material, module, command, replace, example, inputs, "candidates", member.vocabulary, 0, member.model
+    )
+    bundle = writer.draft()
+    replay.exchange(Recommender(spec, bundle.scorer, member.vocabulary, policy, retriever=bundle.retriever))
+    report.stage("evaluating", len(log) - split)
+    evaluation = evaluate(
+        replay,
+        material.validate.where(material.validate.scored >= split),
+        until=len(log),
+        baselines=baselines,
+        n=policy.n,
+        on_progress=lambda at: report.at(at - split),
+    )
+    clock.lap("evaluate")
+    manifest = writer.write({**metrics, **evaluation.metrics()})
+    return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
+
+
 def _train_recurrent(
     config: Config,
     model: RecurrentTraining,
@@ -315,6 +388,7 @@ class _Writer:
     space: Any
     vocabulary: list[str] | None = None
     n_state: int = 0
+    retrieval: SequenceModel | None = None
 
     def draft(self) -> Bundle:
         """The bundle without figures, loaded with every check."""
@@ -348,6 +422,7 @@ class _Writer:
             preprocessing=material.preprocessing,
             example=self.example,
             replace=self.replace,
+            retrieval=self.retrieval,
         )
 
 
@@ -383,6 +458,7 @@ def _examples(rows: Rows) -> dict[str, NDArray[Any]]:
         "candidates": np.where(place < rows.n_candidates[index, None], place, -1).astype(np.int64),
         "candidate_features": rows.candidate_features[index].astype(np.float32),
         "context_features": rows.context_features[index].astype(np.float32),
+        **{name: column[index] for name, column in rows.heard.items()},
     }
 
 

@@ -85,3 +85,4 @@ class PlainBundle:
     parts: tuple[str, ...] = ()
     reference: str = "plain@1"
     tag: int = 1
+    retriever: Scorer | None = None
