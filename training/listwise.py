@@ -78,9 +78,7 @@ def fit_fusion(
         there, features, context, label = _batch(rows, index)
         return of.score(there, features, context, *_heard(rows, index)).masked_fill(~there, PADDING_SCORE), label
 
-    fitted = _descend(model, scores, len(rows), training, seed, 0, on_step)
-    assert isinstance(fitted, Fusion)
-    return fitted.eval()
+    return _descend(model, scores, len(rows), training, seed, 0, on_step).eval()
 
 
 def _fit(
