@@ -38,7 +38,7 @@ def catalogue(seed: int) -> Iterator[KeyAndValue]:
         yield key, None if rng.random() < 0.05 else json.dumps(item).encode()
 
 
-@pytest.mark.parametrize("name", ["ranker", "recurrent", "fused"])
+@pytest.mark.parametrize("name", ["ranker", "recurrent"])
 async def test_two_workers_a_rebalance_and_a_kill_leave_only_recommendations_that_a_replay_gives(
     cluster: Cluster, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
