@@ -33,6 +33,10 @@ lint: .venv/.dev  ## style, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo | tail -n 3
 
+.PHONY: audit
+audit: .venv/.dev  ## licences and known vulnerabilities of every dependency
+	@$(BIN)/python -m tests.audit $(ARGS)
+
 .PHONY: lock
 lock: .venv/.uv  ## choose versions anew and write the lock files
 	@printf '%s\n' $(BUILD_TOOLS) | $(call compile,requirements-dev.lock) --all-extras
