@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import polars as pl
 
+from stream.bundle.service import Arm
 from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Recommender
 from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
 from stream.core.values import Clip, Fill, Log1p, Scale, ValueSpec
-from stream.worker.processor import Arm, Processor
+from stream.worker.processor import Processor
 from tests.training.small_shop import SPEC
 from tests.wire.records import FakeRecord
 from training.log import Log
@@ -30,6 +31,7 @@ class Recorded:
     features: FeatureSpec
     scorer: RecordingScorer = field(init=False)
     vocabulary: list[str] = field(default_factory=list)
+    parts: tuple[str, ...] = ()
     reference: str = "recorded@1"
     tag: int = 1
 
