@@ -17,6 +17,7 @@ from stream.bundle.load import Bundle, load_bundle
 from stream.bundle.manifest import TrainingWindow
 from stream.bundle.parity import difference, take_rows
 from stream.bundle.scorer import OnnxScorer
+from stream.bundle.service import Arm
 from stream.core.events import EventBatch
 from stream.core.features import TensorSpec, menu
 from stream.core.seam import Policy, Recommender, Scorer
@@ -134,7 +135,7 @@ def test_pytorch_and_onnx_agree_at_any_batch_size(name: str, n_rows: int, sequen
 
 def answers(bundle: Bundle, records: list[FakeRecord], cuts: list[int]) -> list[list[dict[str, Any]]]:
     """The items of each record's recommendation, with the log cut into batches."""
-    processor = Processor(bundle, ItemStatistics(FEATURES.statistics), policy=Policy(n=N_ITEMS, seen="none"))
+    processor = Processor([Arm("default", bundle, Policy(n=N_ITEMS, seen="none"))], ItemStatistics(FEATURES.statistics))
     stored: dict[bytes, bytes | None] = {}
     told = []
     for first, end in itertools.pairwise(cuts):

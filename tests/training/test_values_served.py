@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
 from stream.bundle.service import Arm
-from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Recommender
 from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
@@ -17,26 +16,12 @@ from stream.core.values import Clip, Fill, Log1p, Scale, ValueSpec
 from stream.worker.processor import Processor
 from tests.training.small_shop import SPEC
 from tests.wire.records import FakeRecord
+from tests.worker.plain import PlainBundle
 from training.log import Log
 from training.replay import RecordingScorer, Replay
 
 VALUES = ValueSpec((Clip(0.5, 40.25), Fill(3.3), Log1p(), Scale(1.1, 0.7)))
 WANTED = ("candidates", "value", "history_values")
-
-
-@dataclass
-class Recorded:
-    """A bundle that keeps what it is given."""
-
-    features: FeatureSpec
-    scorer: RecordingScorer = field(init=False)
-    vocabulary: list[str] = field(default_factory=list)
-    parts: tuple[str, ...] = ()
-    reference: str = "recorded@1"
-    tag: int = 1
-
-    def __post_init__(self) -> None:
-        self.scorer = RecordingScorer(self.features, WANTED)
 
 
 def test_training_rows_and_the_worker_agree_bit_for_bit() -> None:
@@ -61,7 +46,8 @@ def test_training_rows_and_the_worker_agree_bit_for_bit() -> None:
     replay = Replay(log, Recommender(spec, trained), batch_size=64)
     rows = [trained.taken() for _ in replay.run()]
 
-    bundle = Recorded(spec)
+    served = RecordingScorer(spec, WANTED)
+    bundle = PlainBundle(served, spec)
     processor = Processor([Arm("default", bundle, Policy())], ItemStatistics(spec.statistics))
     stored: dict[bytes, bytes | None] = {}
     events = [
@@ -79,7 +65,7 @@ def test_training_rows_and_the_worker_agree_bit_for_bit() -> None:
             covers=(part[0].offset, part[-1].offset),
         )  # fmt: skip
         stored.update(output.writes)
-    live = bundle.scorer.taken()
+    live = served.taken()
 
     for name in ("value", "history_values"):
         learnt = np.concatenate([row[name] for row in rows])
