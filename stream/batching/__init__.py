@@ -9,14 +9,15 @@ An app is wired like this (see tests/batching/app.py for one that runs):
 
     @app.agent(events)
     async def worker(stream):
-        await run_batches(app, stream, table, step)
+        await run_batches(app, stream, table, one_by_one(step))
 
     await serve(app, ready=..., stop=...)
 """
 
+from stream.batching.batches import Applied, Load, RecordBatch, Send, Step, Timings, one_by_one
 from stream.batching.consumer import Standing
 from stream.batching.ledger import Ledger
-from stream.batching.pipeline import Applied, Load, Prepare, RecordBatch, Send, Step, Timings, run_batches
+from stream.batching.pipeline import Prepare, run_batches
 from stream.batching.producing import RecordTooLargeError
 from stream.batching.serve import serve
 from stream.batching.table import BatchTable
@@ -39,6 +40,7 @@ __all__ = [
     "Step",
     "Timings",
     "batch_topic",
+    "one_by_one",
     "run_batches",
     "serve",
     "use_batches",

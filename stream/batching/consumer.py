@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -165,6 +165,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._wanted: set[TP] = {_NOBODY}
         self._pace = Pace()
         self._busy = False
+        self._handing_out = False
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> LoopConsumer:
@@ -187,6 +188,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     def is_current(self, ledger: Ledger) -> bool:
         """Whether what `ledger` says may still be written: same generation, and still a member of the group."""
         return bool(ledger.generation == self.app.consumer_generation_id == self._thread.member_generation)
+
+    @property
+    def is_handing_out(self) -> bool:
+        """Whether a part of the last fetch is still on its way to the pipeline."""
+        return self._handing_out or any(ledger.n_handed > 0 and ledger.active for ledger in self._ledgers.values())
 
     def rewind(self, tp: TP, ledger: Ledger) -> None:
         """Read again from the first offset that was handed out and has not arrived."""
@@ -280,22 +286,29 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 if not records:
                     await asyncio.sleep(0)
                     continue
-                generation = self.app.consumer_generation_id
-                for aiokafka_tp, fetched in records.items():
-                    if not self.flow_active or self.app.consumer_generation_id != generation:
-                        break  # a rebalance: everything not handed out is read again from its committed offset
-                    tp = ensure_TP(aiokafka_tp)
-                    self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-                    if self._is_batch(tp):
-                        await self._hand_out(tp, fetched)
-                    else:
-                        await self._hand_out_singly(tp, self._recover_in_bulk(tp, fetched))
+                self._handing_out = True
+                try:
+                    await self._hand_out_all(records)
+                finally:
+                    self._handing_out = False
         except (*self.consumer_stopped_errors, asyncio.CancelledError):
             if not self.app.should_stop:
                 raise
         except Exception as exc:
             await self.app.crash(exc)
             raise
+
+    async def _hand_out_all(self, records: Mapping[Any, Sequence[ConsumerRecord]]) -> None:
+        generation = self.app.consumer_generation_id
+        for aiokafka_tp, fetched in records.items():
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                break  # a rebalance: everything not handed out is read again from its committed offset
+            tp = ensure_TP(aiokafka_tp)
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            if self._is_batch(tp):
+                await self._hand_out(tp, fetched)
+            else:
+                await self._hand_out_singly(tp, self._recover_in_bulk(tp, fetched))
 
     def _set_pace(self, n_records: int) -> None:
         fetch = self.transport.fetch

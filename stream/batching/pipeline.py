@@ -1,7 +1,8 @@
 """From batches of input to delivered output, changelog and commit.
 
-For each slice of a batch: step -> sends delivered -> changelog delivered -> table updated -> acknowledged. Several
-slices are in flight, and those of one partition finish in order:
+For each slice of a batch: step -> sends delivered -> changelog delivered -> table updated -> acknowledged. What waits
+in several partitions at once goes through as one group: one call of the step, one produce request, one task. Several
+groups are in flight, and the slices of one partition finish in order:
 
     partition 0   step a | step b |           step c |
     sends               a ........|b ..........       |c ...
@@ -16,79 +17,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import faust
-from aiokafka.structs import ConsumerRecord
 from faust.types import TP, EventT, StreamT
 
+from stream.batching.batches import Applied, RecordBatch, Step, Timings
 from stream.batching.consumer import BatchConsumer, BatchMessage
 from stream.batching.ledger import Ledger, Span
 from stream.batching.producing import Delivery, delivered, produce
+from stream.batching.queue import Progress, Queue, Waiting
 from stream.batching.table import BatchTable
 
-__all__ = ["Applied", "Load", "Prepare", "RecordBatch", "Send", "Step", "Timings", "run_batches"]
+__all__ = ["Prepare", "run_batches"]
 
-
-@dataclass(frozen=True, slots=True)
-class RecordBatch:
-    """Consecutive records of one partition.
-
-    It covers the offsets first..last, both included; the next batch of the partition starts at last + 1. Offsets that
-    no record has were removed by compaction or retention, or were transaction markers.
-    """
-
-    tp: TP
-    first: int
-    last: int
-    records: Sequence[ConsumerRecord]
-    generation: int
-
-
-@dataclass(slots=True)
-class Send:
-    """(key, value) pairs for one partition of one topic, delivered in order."""
-
-    topic: str
-    partition: int
-    pairs: list[tuple[bytes | None, bytes | None]]
-
-
-@dataclass(slots=True)
-class Applied:
-    """What a step made of a batch: new values per key (None deletes), and what is to be delivered before them."""
-
-    writes: dict[bytes, bytes | None] = field(default_factory=dict)
-    sends: list[Send] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the time of a slice went, in microseconds.
-
-    `step_us`: in `step`. `sends_us`: from its end until all sends were delivered. `changelog_us`: from there until
-    the changelog was, waiting for the slices before included. `queue_us`: before it, from the fetch of its first record
-    to the step.
-    """
-
-    step_us: int
-    sends_us: int
-    changelog_us: int
-    queue_us: int = 0
-
-    @property
-    def total_us(self) -> int:
-        """From the fetch of its first record to its end."""
-        return self.queue_us + self.step_us + self.sends_us + self.changelog_us
-
-
-Load = Callable[[Sequence[bytes]], list[bytes | None]]
-Step = Callable[[RecordBatch, Load], Applied]
 Prepare = Callable[[TP, int], Awaitable[None]]
 OnDone = Callable[[RecordBatch, Timings], None]
+
+_TURNS: Final = 16
+"""Turns of the event loop that a group waits at most for what the same fetch has brought for other partitions."""
 
 
 async def run_batches(
@@ -104,14 +54,16 @@ async def run_batches(
 ) -> None:
     """Apply `step` to every batch of `stream`, a stream over a `batch_topic`; the whole body of an agent.
 
-    `step` is called in offset order per partition, with at most `max_events` records, and must not keep `load`.
+    `step` gets at most one batch of each partition, `max_events` records in all, those of a partition in offset order,
+    and must not keep what it loads with; `one_by_one` makes one of a function that knows single batches.
     `prepare(tp, next_offset)` is awaited before the first batch of each partition in each generation, without holding
-    up other partitions; it is cancelled when the partition is given back meanwhile. `inflight` bounds the slices
-    between step and acknowledgement, over all partitions. `on_done` is called for each acknowledged slice.
+    up other partitions; it is cancelled when the partition is given back meanwhile. `inflight` bounds the groups
+    between step and acknowledgement. `on_done` is called for each acknowledged slice.
 
     Crashes the app with ValueError if the changelog of `table` has another number of partitions than the input.
     """
     run = _Run(app, stream, table, step, prepare, max_events, asyncio.Semaphore(inflight), on_done)
+    run.spawn(run.step_on())
     try:
         async for event in stream.noack().events():
             await run.dispatch(event)
@@ -120,6 +72,18 @@ async def run_batches(
         raise
     finally:
         run.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class _Slice:
+    """One partition's part in a group that is under way."""
+
+    partition: _Partition
+    batch: RecordBatch
+    progresses: Sequence[Progress]
+    applied: Applied
+    number: int
+    span: Span
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +99,9 @@ class _Run:
     failed: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     partitions: dict[TP, _Partition] = field(default_factory=dict)
+    ready: dict[_Partition, None] = field(default_factory=dict)
+    """Partitions in which something waits, in the order of their turns."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def consumer(self) -> BatchConsumer:
@@ -160,7 +127,7 @@ class _Run:
             self.check_partition_counts(tp.topic)
             partition = self.partitions[tp] = _Partition(self, tp, ledger)
             self.spawn(partition.run())
-        partition.inbox.put_nowait(event)
+        partition.queue.inbox.put_nowait(event)
 
     def check_partition_counts(self, topic: str) -> None:
         """Refuse a changelog whose partitions do not match the input's: Faust would assign them apart."""
@@ -181,66 +148,200 @@ class _Run:
     async def fail(self, exc: BaseException) -> None:
         if not self.failed:
             self.failed = True
+            self.wake.set()
             await self.app.crash(exc)
 
     def cancel(self) -> None:
         for task in self.tasks:
             task.cancel()
 
+    async def step_on(self) -> None:
+        """Take what waits in all partitions through the step, group by group."""
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            while self.ready:
+                await self._gather()
+                await self.slots.acquire()
+                try:
+                    await self._step_group()
+                except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
+                    await self.fail(exc)
 
-@dataclass(slots=True, eq=False)
-class _Progress:
-    """A batch that Faust waits for: acknowledged to it when its last slice has left."""
+    async def _gather(self) -> None:
+        """Let the other partitions' part of a fetch arrive: one group costs little more than a single batch."""
+        for _ in range(_TURNS):
+            if not self.consumer.is_handing_out:
+                break
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # from the inbox of a partition to its turn
 
-    event: EventT[Any]
-    n_pending: int = 1
+    async def _step_group(self) -> None:
+        """Step once and start delivering; gives the slot back where nothing is to be delivered."""
+        group: list[tuple[_Partition, RecordBatch, list[Progress]]] = []
+        left: list[tuple[_Partition, Waiting]] = []
+        try:
+            sends, slices, began_ns, stepped_ns = await self._stepped(group, left)
+        except BaseException:
+            self.slots.release()
+            raise
+        finally:
+            for partition, waiting in left:
+                await partition.taken(waiting)
+                partition.go_on()
+        if not slices:
+            self.slots.release()
+            return
+        before = {slice_.partition.tail for slice_ in slices if slice_.partition.tail is not None}
+        tail = self.spawn(self._deliver(slices, sends, before, began_ns, stepped_ns))
+        for slice_ in slices:
+            slice_.partition.tail = tail
+        await asyncio.sleep(0)  # deliveries are due in between
 
+    async def _stepped(
+        self, group: list[tuple[_Partition, RecordBatch, list[Progress]]], left: list[tuple[_Partition, Waiting]]
+    ) -> tuple[list[list[Delivery]], list[_Slice], int, int]:
+        room = self.max_events
+        for partition in list(self.ready):
+            if partition.ledger.closed or self.failed:
+                partition.go_on()
+            elif room > 0:
+                batch, progresses, emptied = partition.queue.slice(room)
+                room -= len(batch.records)
+                group.append((partition, batch, progresses))
+                left += [(partition, waiting) for waiting in emptied]
+                del self.ready[partition]
+                self.ready[partition] = None  # behind the others, should something be left
+        if not group:
+            return [], [], 0, 0
+        began_ns = time.perf_counter_ns()
+        applied = self.step(
+            [batch for _, batch, _ in group],
+            [partial(self.table.load, partition.tp.partition) for partition, _, _ in group],
+        )
+        stepped_ns = time.perf_counter_ns()
+        slices = [
+            _Slice(
+                partition,
+                batch,
+                progresses,
+                each,
+                self.table.stage(partition.tp.partition, each.writes),
+                partition.ledger.begin(batch.first, batch.last),
+            )
+            for (partition, batch, progresses), each in zip(group, applied, strict=True)
+        ]
+        for slice_ in slices:
+            for progress in slice_.progresses:
+                progress.n_pending += 1
+        try:
+            # To one partition of a topic in one batch: aiokafka sends one at a time.
+            pairs: dict[tuple[str, int], list[tuple[bytes | None, bytes | None]]] = {}
+            for each in applied:
+                for send in each.sends:
+                    pairs.setdefault((send.topic, send.partition), []).extend(send.pairs)
+            sends = [await produce(self.app, *where, those) for where, those in pairs.items()]
+        except BaseException:
+            await self._leave(slices)
+            raise
+        return sends, slices, began_ns, stepped_ns
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """What is left of a batch that waits for its turn; `first` is the next offset to be covered."""
+    async def _deliver(
+        self,
+        slices: Sequence[_Slice],
+        sends: Sequence[Sequence[Delivery]],
+        before: set[asyncio.Task[None]],
+        began_ns: int,
+        stepped_ns: int,
+    ) -> None:
+        try:
+            for deliveries in sends:
+                await delivered(deliveries)
+            sent_ns = time.perf_counter_ns()
+            if before := {task for task in before if not task.done()}:
+                await asyncio.wait(before)
+            if self.failed:
+                return
+            # What is somebody else's now is left: they read it again.
+            current = [slice_ for slice_ in slices if self.consumer.is_current(slice_.partition.ledger)]
+            changelog = self.table.changelog_topic_name
+            logged = [
+                await produce(self.app, changelog, slice_.batch.tp.partition, slice_.applied.writes.items())
+                if slice_.applied.writes
+                else []
+                for slice_ in current
+            ]
+            for slice_, deliveries in zip(current, logged, strict=True):
+                writes, partition = slice_.applied.writes, slice_.batch.tp.partition
+                if writes:
+                    first, last = await delivered(deliveries)
+                    self.table.settle(partition, slice_.number, writes, first, last)
+                slice_.span.done = True
+            done_ns = time.perf_counter_ns()
+            if (on_done := self.on_done) is not None:
+                times_us = (stepped_ns - began_ns) // 1000, (sent_ns - stepped_ns) // 1000, (done_ns - sent_ns) // 1000
+                for slice_ in current:
+                    queue_us = (began_ns - slice_.progresses[0].event.value.fetched_ns) // 1000
+                    on_done(slice_.batch, Timings(*times_us, queue_us))
+        except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
+            await self.fail(exc)
+        finally:
+            self.slots.release()
+            await self._leave(slices)
 
-    progress: _Progress
-    records: Sequence[ConsumerRecord]
-    first: int
+    async def _leave(self, slices: Sequence[_Slice]) -> None:
+        for slice_ in slices:
+            for progress in slice_.progresses:
+                await self.left(progress)
+
+    async def left(self, progress: Progress) -> None:
+        """One slice of a batch, or what waited of it, is over."""
+        progress.n_pending -= 1
+        if progress.n_pending == 0:
+            await self.stream.ack(progress.event)
 
 
 class _Partition:
-    """Applies the batches of one partition in one generation, one after the other."""
+    """Brings the batches of one partition to their turns in one generation, one after the other."""
 
     def __init__(self, run: _Run, tp: TP, ledger: Ledger) -> None:
         self._run = run
-        self._tp = tp
+        self.tp = tp
         self.ledger = ledger
-        self.inbox: asyncio.Queue[EventT[Any] | None] = asyncio.Queue()
-        self._tail: asyncio.Task[None] | None = None
-        self._waiting: deque[_Waiting] = deque()
+        self.queue = Queue(tp, ledger.generation)
+        self.tail: asyncio.Task[None] | None = None
+        """The delivery of the newest slice."""
+        self._over: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
-        run, ledger = self._run, self.ledger
-        ledger.on_close(lambda: self.inbox.put_nowait(None))
+        run, ledger, queue = self._run, self.ledger, self.queue
+        ledger.on_close(self._on_close)
         prepare = run.prepare
         prepared = prepare is None
         try:
-            while (event := await self.inbox.get()) is not None:
-                self._waiting.append(_Waiting(_Progress(event), event.value.records, event.value.first))
+            while (event := await queue.inbox.get()) is not None:
+                queue.add(event)
                 try:
                     if prepare is not None and not prepared:
                         prepared = await self._prepare(prepare, event.value.first)
                     if prepared:
-                        await self._apply()
+                        await self._turns()
                 finally:
-                    while self._waiting:
-                        await self._taken(self._waiting.popleft())
-            while not self.inbox.empty():  # given back: the next owner starts at the commit
-                if (event := self.inbox.get_nowait()) is not None:
-                    await self._left(_Progress(event))
+                    while queue.waiting:
+                        await self.taken(queue.waiting.popleft())
+            while not queue.inbox.empty():  # given back: the next owner starts at the commit
+                if (event := queue.inbox.get_nowait()) is not None:
+                    await run.left(Progress(event))
         except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
             await run.fail(exc)
 
+    def _on_close(self) -> None:
+        self.queue.inbox.put_nowait(None)
+        self._run.wake.set()
+
     async def _prepare(self, prepare: Prepare, next_offset: int) -> bool:
         """Whether it ran to its end; False if the partition was given back meanwhile."""
-        preparing = asyncio.ensure_future(prepare(self._tp, next_offset))
+        preparing = asyncio.ensure_future(prepare(self.tp, next_offset))
 
         def cancel() -> None:
             preparing.cancel()
@@ -254,124 +355,24 @@ class _Partition:
                 raise
         return not self.ledger.closed
 
-    async def _apply(self) -> None:
-        """Apply what waits, and what comes meanwhile, in slices as large as the load makes them."""
-        run, ledger, partition = self._run, self.ledger, self._tp.partition
-
-        def load(keys: Sequence[bytes]) -> list[bytes | None]:
-            return run.table.load(partition, keys)
-
-        while self._waiting:
-            await run.slots.acquire()
-            if ledger.closed or run.failed:
-                run.slots.release()
-                return
-            batch, progresses, left = self._slice()
-            fetched_ns = progresses[0].event.value.fetched_ns
-            began_ns = time.perf_counter_ns()
-            try:
-                applied = run.step(batch, load)
-                stepped_ns = time.perf_counter_ns()
-                number = run.table.stage(partition, applied.writes)
-                span = ledger.begin(batch.first, batch.last)
-                sends = [await produce(run.app, send.topic, send.partition, send.pairs) for send in applied.sends]
-            except BaseException:
-                run.slots.release()
-                for waiting in left:
-                    await self._taken(waiting)
-                raise
-            for progress in progresses:
-                progress.n_pending += 1
-            self._tail = run.spawn(
-                self._deliver(
-                    progresses, batch, applied, sends, number, span, self._tail, fetched_ns, began_ns, stepped_ns
-                )
-            )
-            for waiting in left:
-                await self._taken(waiting)
-            await asyncio.sleep(0)  # other partitions' slices, and the deliveries, are due in between
-
-    def _slice(self) -> tuple[RecordBatch, list[_Progress], list[_Waiting]]:
-        """The next slice, the batches that have a part in it, and those of them of which nothing is left.
-
-        What came while the slice waited for its turn goes along: one slice costs little more than another, so the
-        longer the queue, the larger the slices.
-        """
-        max_events, inbox, waiting = self._run.max_events, self.inbox, self._waiting
-        n_waiting = sum(len(each.records) for each in waiting)
-        while n_waiting < max_events and not inbox.empty():
-            event = inbox.get_nowait()
-            if event is None:  # given back: `run` is to see that
-                inbox.put_nowait(None)
-                break
-            waiting.append(_Waiting(_Progress(event), event.value.records, event.value.first))
-            n_waiting += len(event.value.records)
-        first, records = waiting[0].first, list[ConsumerRecord]()
-        progresses, left = list[_Progress](), list[_Waiting]()
-        while waiting and len(records) < max_events:
-            each, room = waiting[0], max_events - len(records)
-            progresses.append(each.progress)
-            if len(each.records) <= room:
-                records.extend(each.records)
-                left.append(waiting.popleft())
-            else:
-                records.extend(each.records[:room])
-                each.records = each.records[room:]
-                each.first = records[-1].offset + 1
-        batch = RecordBatch(self._tp, first, records[-1].offset, records, self.ledger.generation)
-        return batch, progresses, left
-
-    async def _taken(self, waiting: _Waiting) -> None:
-        """Nothing of a batch waits any more: there is room for another."""
-        await self._left(waiting.progress)
-        self._run.consumer.on_applied(self.ledger)
-
-    async def _deliver(
-        self,
-        progresses: Sequence[_Progress],
-        batch: RecordBatch,
-        applied: Applied,
-        sends: list[list[Delivery]],
-        number: int,
-        span: Span,
-        before: asyncio.Task[None] | None,
-        fetched_ns: int,
-        began_ns: int,
-        stepped_ns: int,
-    ) -> None:
-        run, ledger, partition = self._run, self.ledger, self._tp.partition
+    async def _turns(self) -> None:
+        """Until nothing waits any more, or what waits is to be dropped."""
+        self._over = asyncio.get_running_loop().create_future()
+        self._run.ready[self] = None
+        self._run.wake.set()
         try:
-            for deliveries in sends:
-                await delivered(deliveries)
-            sent_ns = time.perf_counter_ns()
-            if before is not None and not before.done():
-                await asyncio.wait({before})
-            if run.failed or not run.consumer.is_current(ledger):
-                return  # somebody else's now: it reads this batch again
-            if applied.writes:
-                changelog = run.table.changelog_topic_name
-                first, last = await delivered(await produce(run.app, changelog, partition, applied.writes.items()))
-                run.table.settle(partition, number, applied.writes, first, last)
-            span.done = True
-            if run.on_done is not None:
-                done_ns = time.perf_counter_ns()
-                run.on_done(
-                    batch,
-                    Timings(
-                        (stepped_ns - began_ns) // 1000,
-                        (sent_ns - stepped_ns) // 1000,
-                        (done_ns - sent_ns) // 1000,
-                        (began_ns - fetched_ns) // 1000,
-                    ),
-                )
-        except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
-            await run.fail(exc)
+            await self._over
         finally:
-            run.slots.release()
-            for progress in progresses:
-                await self._left(progress)
+            self._run.ready.pop(self, None)
 
-    async def _left(self, progress: _Progress) -> None:
-        progress.n_pending -= 1
-        if progress.n_pending == 0:
-            await self._run.stream.ack(progress.event)
+    def go_on(self) -> None:
+        """Stay in turn while something waits and may be applied."""
+        if not self.queue.waiting or self.ledger.closed or self._run.failed:
+            self._run.ready.pop(self, None)
+            if self._over is not None and not self._over.done():
+                self._over.set_result(None)
+
+    async def taken(self, waiting: Waiting) -> None:
+        """Nothing of a batch waits any more: there is room for another."""
+        await self._run.left(waiting.progress)
+        self._run.consumer.on_applied(self.ledger)

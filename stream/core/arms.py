@@ -20,6 +20,7 @@ from stream.core.activity import ActivityBatch
 from stream.core.events import EventBatch
 from stream.core.features import FeatureSpec
 from stream.core.fold import Folded
+from stream.core.parts import Part, joined
 from stream.core.seam import Answers, Recommender
 from stream.core.state import States, StateSpec
 from stream.core.statistics import ItemStatistics
@@ -34,12 +35,14 @@ class ArmsStepped:
     Attributes:
         folded: the records, and the outcome of each event.
         answers: of each arm.
-        activity: what the batch adds to the item statistics.
+        activities: what each part of the batch adds to the item statistics.
+        batch: all parts, one after the other.
     """
 
     folded: Folded
     answers: list[Answers]
-    activity: ActivityBatch
+    activities: tuple[ActivityBatch, ...]
+    batch: EventBatch
 
 
 def unshared(one: FeatureSpec, other: FeatureSpec) -> list[str]:
@@ -94,37 +97,36 @@ class Arms:
     def step(
         self,
         states: States,
-        batch: EventBatch,
+        parts: Sequence[Part],
         view: ItemStatistics,
         arm: NDArray[np.integer[Any]],
         *,
-        source: str,
-        covers: tuple[int, int] | None = None,
         select: NDArray[np.bool_] | None = None,
     ) -> ArmsStepped:
-        """Apply a batch and let each arm answer its users; see `Recommender.step`.
+        """Apply batches of distinct partitions and let each arm answer its users; see `Recommender.step`.
 
         Args:
-            states: (U,) records in the layout of `state_spec`.
+            states: (U,) records of the users of all parts, one part after the other, in the layout of `state_spec`.
+            parts: B events in all; rows of the result count on through the parts.
             arm: (U,) which recommender each user has.
         """
         first = self.recommenders[0]
-        batch = first.spec.values.apply(batch)
-        folded = first.fold(states, batch, source=source, spec=self.state_spec)
-        activity = first.activity(batch, folded, source, covers)
+        batch = first.spec.values.apply(joined(parts))
+        folded = first.fold(states, batch, parts, spec=self.state_spec)
+        activities = first.activities(batch, folded, parts)
         answers = [
             each.recommend(
                 states,
                 folded,
                 batch,
                 view,
-                source=source,
+                parts,
                 users=None if len(self.recommenders) == 1 else arm == number,
                 select=select,
             )
             for number, each in enumerate(self.recommenders)
         ]
-        return ArmsStepped(folded, answers, activity)
+        return ArmsStepped(folded, answers, activities, batch)
 
 
 def _ordered(value: Any) -> Any:

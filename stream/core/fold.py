@@ -69,14 +69,21 @@ class Folded:
     """(B,) the row of the same user's last event before this one in the batch that changed the record, -1 for none."""
 
 
-def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, weights: NDArray[np.float32]) -> Folded:
+def fold(
+    spec: StateSpec,
+    states: States,
+    batch: EventBatch,
+    *,
+    source: int | NDArray[np.uint32],
+    weights: NDArray[np.float32],
+) -> Folded:
     """Apply a batch to its users' records.
 
     Args:
         spec: the layout of the records.
         states: (U,) record of each of `batch.users`, not changed.
-        batch: B events of one partition in offset order.
-        source: `source_key` of that partition.
+        batch: B events; those of a user come from one partition, in offset order.
+        source: `source_key` of the partition, or (U,) of each user's.
         weights: (256,) weight by kind, see `EventTypes.weight_table`; kinds at or below 0 lead to no item.
 
     Raises:
@@ -113,7 +120,7 @@ def fold(spec: StateSpec, states: States, batch: EventBatch, *, source: int, wei
         batch.value,
         batch.event_id,
         batch.segments,
-        np.uint32(source),
+        np.full(n_users, source, np.uint32) if isinstance(source, int) else source,
         weights,
         spec.session_gap_ms,
         spec.bucket_ms,
@@ -214,7 +221,7 @@ def _fold(
         u, ts = user[row], ts_ms[row]
         slot = -1
         for i in range(n_sources):
-            if s_source[u, i] == source:
+            if s_source[u, i] == source[u]:
                 slot = i
                 break
         if slot >= 0 and offset[row] <= s_source_offset[u, slot]:
@@ -261,7 +268,7 @@ def _fold(
                 s_source[u, i] = s_source[u, i - 1]
                 s_source_offset[u, i] = s_source_offset[u, i - 1]
             slot = 0
-            s_source[u, 0] = source
+            s_source[u, 0] = source[u]
         s_source_offset[u, slot] = offset[row]
 
         # Where the event belongs in the ring; ties in time are broken by content, so that arrival does not matter.

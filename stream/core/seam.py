@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -25,8 +26,9 @@ from stream.core.candidates import SEEN_POLICIES, Filters, Scratch
 from stream.core.events import EventBatch
 from stream.core.exploration import Exploration, draw, seed_of
 from stream.core.features import FeatureSpec, TensorSpec, Vocabulary, content_of, featurize
-from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold, source_key
+from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold
 from stream.core.identity import rec_id
+from stream.core.parts import Part, source_keys, starts
 from stream.core.ranking import Ranked, Sources, rank, sources_of, with_strongest
 from stream.core.state import NEVER_MS, States, StateSpec
 from stream.core.statistics import ItemStatistics
@@ -165,19 +167,24 @@ class Recommender:
             select: (B,) events that need a recommendation; all that are not replays unless given. A recurrent scorer
                 steps through every event anyway.
         """
+        if covers is None:
+            covers = (int(batch.offset[0]), int(batch.offset[-1])) if len(batch) > 0 else (0, 0)
+        parts = [Part(batch, source, covers)]
         batch = self.spec.values.apply(batch)
-        folded = self.fold(states, batch, source=source)
-        activity = self.activity(batch, folded, source, covers)
-        answers = self.recommend(states, folded, batch, view, source=source, select=select)
+        folded = self.fold(states, batch, parts)
+        (activity,) = self.activities(batch, folded, parts)
+        answers = self.recommend(states, folded, batch, view, parts, select=select)
         return Stepped(answers.rows, answers.ranked, answers.as_of_ms, folded, activity)
 
-    def fold(self, states: States, batch: EventBatch, *, source: str, spec: StateSpec | None = None) -> Folded:
+    def fold(
+        self, states: States, batch: EventBatch, parts: Sequence[Part], *, spec: StateSpec | None = None
+    ) -> Folded:
         """The records after a batch, in a layout with room for the state of other recommenders if `spec` says so.
 
         The values of its events are as the features' specification prepares them; so they are in `recommend`.
         """
         spec = self.state_spec if spec is None else spec
-        return fold(spec, states, batch, source=source_key(source), weights=self._weights)
+        return fold(spec, states, batch, source=source_keys(parts), weights=self._weights)
 
     def recommend(
         self,
@@ -185,8 +192,8 @@ class Recommender:
         folded: Folded,
         batch: EventBatch,
         view: ItemStatistics,
+        parts: Sequence[Part],
         *,
-        source: str,
         users: NDArray[np.bool_] | None = None,
         select: NDArray[np.bool_] | None = None,
     ) -> Answers:
@@ -195,6 +202,7 @@ class Recommender:
         Args:
             states: (U,) record of each user before the batch.
             folded: what the batch did to them.
+            parts: what the batch was joined of.
             users: (U,) those that are this recommender's; all unless given.
             select: as for `step`.
         """
@@ -261,10 +269,7 @@ class Recommender:
             self._scratch,
         )
         if how is not None:
-            topic, _, partition = source.rpartition("/")
-            seeds = [
-                seed_of(how.salt, rec_id(topic, int(partition), offset)) for offset in batch.offset[stepped].tolist()
-            ]
+            seeds = [seed_of(how.salt, name) for name in _rec_ids(batch, stepped, parts)]
             ranked = _drawn(how, ranked, asked, np.array(seeds, np.uint64))
         as_of_ms = features.as_of_ms
         if len(stepped) != len(rows):
@@ -453,30 +458,52 @@ class Recommender:
             has_only,
         )
 
-    def activity(self, batch: EventBatch, folded: Folded, source: str, covers: tuple[int, int] | None) -> ActivityBatch:
-        """What the applied events with an item add to the statistics. Replays add nothing: they were counted before."""
+    def activities(self, batch: EventBatch, folded: Folded, parts: Sequence[Part]) -> tuple[ActivityBatch, ...]:
+        """What the applied events with an item of each part add to the statistics.
+
+        Replays add nothing: they were counted before.
+        """
         rows = np.flatnonzero((folded.outcome == APPLIED) & (batch.item != 0))
+        if len(parts) == 1:
+            return (self._activity(parts[0], batch, folded, rows),)
+        cuts = np.searchsorted(rows, starts([len(part.batch) for part in parts])).tolist()
+        return tuple(
+            self._activity(part, batch, folded, rows[first:last])
+            for part, (first, last) in zip(parts, pairwise(cuts), strict=True)
+        )
+
+    def _activity(self, part: Part, batch: EventBatch, folded: Folded, rows: NDArray[np.intp]) -> ActivityBatch:
         fields = self.spec.statistics.segment_fields
-        if covers is None:
-            covers = (int(batch.offset[0]), int(batch.offset[-1])) if len(batch) > 0 else (0, 0)
         number_of: dict[str, int] = {}
         numbers = [number_of.setdefault(batch.item_ids[row], len(number_of)) for row in rows.tolist()]
+        kind = batch.kind[rows]
         return ActivityBatch(
-            source=source,
-            first=covers[0],
-            last=covers[1],
+            source=part.source,
+            first=part.covers[0],
+            last=part.covers[1],
             segment_fields=fields,
             item_ids=list(number_of),
             offset=batch.offset[rows],
             item=np.array(numbers, np.int32),
-            kind=batch.kind[rows],
-            weight=self._weights[batch.kind[rows]],
+            kind=kind,
+            weight=self._weights[kind],
             ts_ms=batch.ts_ms[rows],
             continues=folded.continues[rows],
             previous=folded.previous[rows],
             segments=batch.segments[rows, : len(fields)],
             previous_segments=folded.previous_segments[rows, : len(fields)],
         )
+
+
+def _rec_ids(batch: EventBatch, rows: NDArray[np.intp], parts: Sequence[Part]) -> list[str]:
+    """The ids of the recommendations that events at `rows` cause."""
+    first = starts([len(part.batch) for part in parts])
+    of = [part.source.rpartition("/") for part in parts]
+    number = np.searchsorted(first, rows, side="right") - 1
+    return [
+        rec_id(of[part][0], int(of[part][2]), offset)
+        for part, offset in zip(number.tolist(), batch.offset[rows].tolist(), strict=True)
+    ]
 
 
 def _drawn(how: Exploration, pool: Ranked, n: NDArray[np.int64], seeds: NDArray[np.uint64]) -> Ranked:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import faust
 from aiokafka.errors import KafkaError
+from faust.types import TP
 
 from stream.batching import (
     SETTINGS,
@@ -43,7 +44,7 @@ from stream.wire.encode import dead_letter
 from stream.wire.limits import Limits
 from stream.worker.follower import Follower, Refresh
 from stream.worker.observed import Observed, Observing
-from stream.worker.processor import Counters, Processor, letter_key
+from stream.worker.processor import Counters, Fetched, Output, Processor, letter_key
 from stream.worker.vitals import Vitals
 
 __all__ = ["MAX_BATCH", "StageTimes", "Worker", "WorkerConfig"]
@@ -245,28 +246,35 @@ class Worker:
 
         return app
 
-    def _step(self, batch: RecordBatch, load: Load) -> Applied:
-        partition, names = batch.tp.partition, self.names
+    def _step(self, batches: Sequence[RecordBatch], loads: Sequence[Load]) -> list[Applied]:
         processor = self._processor
         if processor is None:
             raise RuntimeError("a batch came before the worker was ready for it")
         try:
-            output = processor.process(
-                batch.records, load, topic=batch.tp.topic, partition=partition, covers=(batch.first, batch.last)
+            outputs = processor.process_all(
+                [
+                    Fetched(batch.records, load, batch.tp.topic, batch.tp.partition, (batch.first, batch.last))
+                    for batch, load in zip(batches, loads, strict=True)
+                ]
             )
         except Exception:
-            place = {"topic": batch.tp.topic, "partition": partition}
-            logger.exception(
-                "a batch could not be answered", extra={**place, "first_offset": batch.first, "last_offset": batch.last}
-            )
+            for batch in batches:
+                place = {"topic": batch.tp.topic, "partition": batch.tp.partition}
+                logger.exception(
+                    "a batch could not be answered",
+                    extra={**place, "first_offset": batch.first, "last_offset": batch.last},
+                )
             raise
-        sends = []
+        return [self._applied(batch.tp, output) for batch, output in zip(batches, outputs, strict=True)]
+
+    def _applied(self, tp: TP, output: Output) -> Applied:
+        names, sends = self.names, []
         if output.recommendations:
-            sends.append(Send(names.recommendations, partition, output.recommendations))
+            sends.append(Send(names.recommendations, tp.partition, output.recommendations))
         if output.activity is not None:
-            sends.append(Send(names.item_activity, 0, [(batch.tp.topic.encode(), output.activity)]))
+            sends.append(Send(names.item_activity, 0, [(tp.topic.encode(), output.activity)]))
         if output.dead_letters:
-            sends.append(Send(names.dead_letters, partition % self._n_letter_partitions, output.dead_letters))
+            sends.append(Send(names.dead_letters, tp.partition % self._n_letter_partitions, output.dead_letters))
         return Applied(output.writes, sends)
 
     def _done(self, batch: RecordBatch, timings: Timings) -> None:

@@ -1,4 +1,4 @@
-"""One step of the worker: records of one partition in, everything that must be delivered and stored out.
+"""One step of the worker: records in, everything that must be delivered and stored out.
 
 No clock, no Kafka, no await: the same object answers a batch in the worker, in tests and in benchmarks.
 """
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from stream.bundle.service import Arm
 from stream.core.arms import Arms
 from stream.core.assignment import Assignment
-from stream.core.events import EventBatch
 from stream.core.fold import DUPLICATE, REPLAYED
+from stream.core.parts import Part, starts
 from stream.core.ranking import Ranked, reasons_of
 from stream.core.seam import Answers, Recommender
 from stream.core.state import StateSpec, decode_states
@@ -30,7 +30,7 @@ from stream.wire.limits import Limits
 from stream.wire.messages import Event
 from stream.wire.reasons import Record, Rejected
 
-__all__ = ["Counters", "Output", "Processor", "letter_key"]
+__all__ = ["Counters", "Fetched", "Output", "Processor", "letter_key"]
 
 _DECIMALS: Final = 6
 """Of a score in a message: float32 holds no more, and shorter messages are cheaper to everybody."""
@@ -80,6 +80,21 @@ class Counters:
         """One more record was refused."""
         self.n_dead_letters += 1
         self.dead_letters[reason] = self.dead_letters.get(reason, 0) + 1
+
+
+Load = Callable[[Sequence[bytes]], Sequence[bytes | None]]
+"""Stored records of users by key, None where there is none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fetched:
+    """Consecutive records of one partition, see `Processor.process`."""
+
+    records: Sequence[Record]
+    load: Load
+    topic: str
+    partition: int
+    covers: tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -166,15 +181,9 @@ class Processor:
             self.view, self.counters = real, kept
 
     def process(
-        self,
-        records: Sequence[Record],
-        load: Callable[[Sequence[bytes]], Sequence[bytes | None]],
-        *,
-        topic: str,
-        partition: int,
-        covers: tuple[int, int],
+        self, records: Sequence[Record], load: Load, *, topic: str, partition: int, covers: tuple[int, int]
     ) -> Output:
-        """Answer consecutive records of one partition.
+        """Answer consecutive records of one partition: `process_all` with one batch.
 
         Args:
             records: with `key`, `value`, `offset` and `timestamp` (ms).
@@ -183,51 +192,69 @@ class Processor:
             partition: its partition.
             covers: first and last offset that the records stand for.
         """
+        (output,) = self.process_all([Fetched(records, load, topic, partition, covers)])
+        return output
+
+    def process_all(self, batches: Sequence[Fetched]) -> list[Output]:
+        """Answer batches of distinct partitions in one step; what each leads to."""
         counters = self.counters
-        decoded = self._decoder.decode(records)
-        batch = decoded.batch
-        counters.n_records += len(records)
-        letters: list[tuple[bytes | None, bytes | None]] = []
-        for rejected in decoded.rejected:
-            letters.append((letter_key(topic, partition, rejected), dead_letter(rejected, topic, partition)))
-            counters.count_dead_letter(rejected.reason.value)
-        if len(batch) == 0:
-            return Output([], letters, None, {})
-        keys = [user_id.encode() for user_id in batch.users]
-        states = decode_states(self._arms.state_spec, list(load(keys)))
-        stepped = self._arms.step(
-            states, batch, self.view, self._arm_of(batch), source=f"{topic}/{partition}", covers=covers
-        )
+        outputs = [Output([], [], None, {}) for _ in batches]
+        parts: list[Part] = []
+        places: list[int] = []  # of the parts among the batches
+        for place, fetched in enumerate(batches):
+            decoded = self._decoder.decode(fetched.records)
+            counters.n_records += len(fetched.records)
+            for rejected in decoded.rejected:
+                letter = dead_letter(rejected, fetched.topic, fetched.partition)
+                outputs[place].dead_letters.append((letter_key(fetched.topic, fetched.partition, rejected), letter))
+                counters.count_dead_letter(rejected.reason.value)
+            if len(decoded.batch) > 0:
+                parts.append(Part(decoded.batch, f"{fetched.topic}/{fetched.partition}", fetched.covers))
+                places.append(place)
+        if not parts:
+            return outputs
+        keys = [[user_id.encode() for user_id in part.batch.users] for part in parts]
+        stored = [raw for place, of in zip(places, keys, strict=True) for raw in batches[place].load(of)]
+        states = decode_states(self._arms.state_spec, stored)
+        stepped = self._arms.step(states, parts, self.view, self._arm_of(parts))
         folded = stepped.folded
         counters.n_replayed += int(np.count_nonzero(folded.outcome == REPLAYED))
         counters.n_duplicates += int(np.count_nonzero(folded.outcome == DUPLICATE))
         counters.n_late += int(np.count_nonzero(folded.late))
-        writes: dict[bytes, bytes | None] = {}
-        n_bytes, stored = self._arms.state_spec.n_bytes, folded.states.tobytes()
-        for row in np.flatnonzero(folded.changed).tolist():
-            erased = folded.erased[row]
-            writes[keys[row]] = None if erased else stored[row * n_bytes : (row + 1) * n_bytes]
-        said: list[tuple[int, bytes]] = []
+        n_bytes, raw = self._arms.state_spec.n_bytes, folded.states.tobytes()
+        changed, erased = folded.changed.tolist(), folded.erased.tolist()
+        user = 0
+        for number, place in enumerate(places):
+            output = outputs[place]
+            for key in keys[number]:
+                if changed[user]:
+                    output.writes[key] = None if erased[user] else raw[user * n_bytes : (user + 1) * n_bytes]
+                user += 1
+            if len(stepped.activities[number]) > 0:
+                output.activity = encode_activity(stepped.activities[number])
+        said: list[list[tuple[int, bytes]]] = [[] for _ in parts]  # (row of the part, message)
         for each, answers in zip(self._answering, stepped.answers, strict=True):
-            values = each.encode(batch, answers, self.view, topic, partition)
-            said += zip(answers.rows.tolist(), values, strict=True)
-        if len(stepped.answers) > 1:
-            said.sort(key=itemgetter(0))
-        counters.n_recommendations += len(said)
-        users = batch.user.tolist()
-        pairs: list[tuple[bytes | None, bytes | None]] = [(keys[users[row]], value) for row, value in said]
-        activity = encode_activity(stepped.activity) if len(stepped.activity) > 0 else None
-        return Output(pairs, letters, activity, writes)
+            for number, encoded in enumerate(each.encode(parts, answers, self.view)):
+                said[number] += encoded
+        for number, messages in enumerate(said):
+            if len(stepped.answers) > 1:
+                messages.sort(key=itemgetter(0))
+            users = parts[number].batch.user.tolist()
+            outputs[places[number]].recommendations += [(keys[number][users[row]], value) for row, value in messages]
+            counters.n_recommendations += len(messages)
+        return outputs
 
     def _know(self, view: ItemStatistics) -> None:
         for each in self._answering:
             view.know(each.arm.bundle.vocabulary)
 
-    def _arm_of(self, batch: EventBatch) -> NDArray[np.intp]:
-        """(U,) the arm of each user."""
+    def _arm_of(self, parts: Sequence[Part]) -> NDArray[np.intp]:
+        """(U,) the arm of each user of all parts."""
+        n_users = sum(len(part.batch.users) for part in parts)
         if self._assignment is None:
-            return np.zeros(len(batch.users), np.intp)
-        return np.fromiter(map(self._assignment.number_of, batch.users), np.intp, len(batch.users))
+            return np.zeros(n_users, np.intp)
+        users = (user for part in parts for user in part.batch.users)
+        return np.fromiter(map(self._assignment.number_of, users), np.intp, n_users)
 
 
 class _Answering:
@@ -241,25 +268,33 @@ class _Answering:
         )
         self._reasons: dict[int, list[str]] = {}
 
-    def encode(
-        self, batch: EventBatch, answers: Answers, view: ItemStatistics, topic: str, partition: int
-    ) -> list[bytes]:
-        """The messages for the events that were answered, in their order."""
-        answered = batch if len(answers.rows) == len(batch) else batch.take(answers.rows)
+    def encode(self, parts: Sequence[Part], answers: Answers, view: ItemStatistics) -> list[list[tuple[int, bytes]]]:
+        """For each part, (row of the part, message) of the events that were answered, in their order."""
         item_ids, scores, reasons = self._named(answers.ranked, view)
-        return encode_recommendations(
-            answered,
-            item_ids,
-            scores,
-            reasons,
-            _rounded(answers.ranked),
-            topic=topic,
-            partition=partition,
-            model=self.arm.bundle.reference,
-            variants=[self.arm.variant] * len(answered),
-            activity_offset=view.offset,
-            items_offset=view.items_offset,
-        )
+        propensities = _rounded(answers.ranked)
+        first = starts([len(part.batch) for part in parts])
+        cuts = np.searchsorted(answers.rows, first).tolist()
+        said = []
+        for number, part in enumerate(parts):
+            here = slice(cuts[number], cuts[number + 1])
+            rows = answers.rows[here] - first[number]
+            answered = part.batch if len(rows) == len(part.batch) else part.batch.take(rows)
+            topic, _, partition = part.source.rpartition("/")
+            values = encode_recommendations(
+                answered,
+                item_ids[here],
+                scores[here],
+                reasons[here],
+                None if propensities is None else propensities[here],
+                topic=topic,
+                partition=int(partition),
+                model=self.arm.bundle.reference,
+                variants=[self.arm.variant] * len(answered),
+                activity_offset=view.offset,
+                items_offset=view.items_offset,
+            )
+            said.append(list(zip(rows.tolist(), values, strict=True)))
+        return said
 
     def _named(
         self, ranked: Ranked, view: ItemStatistics

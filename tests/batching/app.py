@@ -28,6 +28,7 @@ from stream.batching import (
     RecordBatch,
     Send,
     batch_topic,
+    one_by_one,
     run_batches,
     serve,
     use_batches,
@@ -90,7 +91,7 @@ def make_app(args: argparse.Namespace) -> faust.App:
         return step(batch, load)  # type: ignore[no-any-return]
 
     async def run(stream: Any) -> None:
-        await run_batches(app, stream, table, checked_step, prepare=prepare)
+        await run_batches(app, stream, table, one_by_one(checked_step), prepare=prepare)
 
     app.agent(events, name="worker")(run)
     return app

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from stream.batching import Applied, RecordBatch, Send, pipeline, run_batches
+from stream.batching import Applied, RecordBatch, Send, one_by_one, pipeline, run_batches
 from stream.batching.ledger import Admission, Ledger
 
 INPUT = TP("in", 0)
@@ -37,6 +37,7 @@ class FakeConsumer:
     def __init__(self) -> None:
         self.ledgers: dict[TP, Ledger] = {}
         self.current = True
+        self.lost: set[Ledger] = set()
         self.rewound: list[int | None] = []
         self.log = SimpleNamespace(info=lambda *_: None)
 
@@ -49,7 +50,7 @@ class FakeConsumer:
         return self.ledgers.get(tp)
 
     def is_current(self, ledger: Ledger) -> bool:
-        return self.current
+        return self.current and ledger not in self.lost
 
     def rewind(self, tp: TP, ledger: Ledger) -> None:
         self.rewound.append(ledger.rewind())
@@ -61,6 +62,10 @@ class FakeConsumer:
 
     def on_applied(self, ledger: Ledger) -> None:
         ledger.n_waiting -= 1
+
+    @property
+    def is_handing_out(self) -> bool:
+        return any(ledger.n_handed > 0 for ledger in self.ledgers.values())
 
 
 class FakeTable:
@@ -126,11 +131,12 @@ class World:
         assert admission is Admission.DELIVER
         await self.put(offset, n, ledger, tp)
 
-    async def put(self, first: int, n: int, ledger: Ledger, tp: TP = INPUT) -> None:
+    async def put(self, first: int, n: int, ledger: Ledger, tp: TP = INPUT, *, settle: bool = True) -> None:
         records = [SimpleNamespace(offset=offset, key=b"k") for offset in range(first, first + n)]
         message = Message(tp, first, first + n - 1, records, ledger.epoch, ledger.generation)
         self.queue.put_nowait(SimpleNamespace(value=message))
-        await settle_down()
+        if settle:
+            await settle_down()
 
 
 async def settle_down() -> None:
@@ -154,16 +160,17 @@ async def start(world: World) -> AsyncIterator[Start]:
     """Run the pipeline in the background; the batches that the step saw."""
     running: list[asyncio.Task[None]] = []
 
-    def go(step: Any = None, **options: Any) -> list[RecordBatch]:
+    def go(step: Any = None, *, together: bool = False, **options: Any) -> list[RecordBatch]:
         seen: list[RecordBatch] = []
 
         def default(batch: RecordBatch, load: Any) -> Applied:
             seen.append(batch)
-            return Applied({b"k": b"%d" % batch.last}, [Send("out", 0, [(b"k", b"o")])])
+            return Applied({b"k": b"%d" % batch.last}, [Send("out", batch.tp.partition, [(b"k", b"o")])])
 
+        called = step if together else one_by_one(default if step is None else step)
         running.append(
             asyncio.ensure_future(
-                run_batches(world, world, world.table, default if step is None else step, **options)  # type: ignore[arg-type]
+                run_batches(world, world, world.table, called, **options)  # type: ignore[arg-type]
             )
         )
         return seen
@@ -214,6 +221,68 @@ async def test_partitions_do_not_wait_for_each_other(world: World, start: Start)
     await world.answer("out", 1)
     await world.answer("changelog")
     assert (first.committable(), second.committable()) == (None, 10)
+
+
+async def test_what_waits_in_several_partitions_goes_through_as_one(world: World, start: Start) -> None:
+    """One step and one message for 0 and 1, in the order of their arrival; what goes to one partition goes together."""
+    other = TP("in", 1)
+    first, second = world.consumer.open(INPUT), world.consumer.open(other)
+    groups: list[list[tuple[int, int, int]]] = []
+
+    def step(batches: Sequence[RecordBatch], loads: Sequence[Any]) -> list[Applied]:
+        groups.append([(batch.tp.partition, batch.first, batch.last) for batch in batches])
+        return [
+            Applied(
+                {b"k": b"%d" % batch.last},
+                [Send("out", batch.tp.partition, [(b"k", b"o")]), Send("all", 0, [(b"k", b"%d" % batch.tp.partition)])],
+            )
+            for batch in batches
+        ]
+
+    start(step, together=True)
+    for ledger in (first, second):
+        ledger.admit(0, 9)  # handed out before either arrives
+    await world.put(0, 10, first, settle=False)
+    await world.put(0, 10, second, other)
+    assert groups == [[(0, 0, 9), (1, 0, 9)]]
+    assert [(topic, partition) for topic, partition, *_ in world.produced] == [("out", 0), ("all", 0), ("out", 1)]
+    assert world.produced[1][2] == [(b"k", b"0"), (b"k", b"1")]
+    for topic in ("out", "all", "out"):
+        assert world.pending("changelog") == []
+        await world.answer(topic)
+    assert [partition for topic, partition, *_ in world.produced if topic == "changelog"] == [0, 1]
+    await world.answer("changelog", 1)
+    await world.answer("changelog")
+    assert (first.committable(), second.committable(), sorted(world.acked)) == (10, 10, [9, 9])
+
+
+async def test_a_group_has_room_for_so_many_events(world: World, start: Start) -> None:
+    """200 and 200 with 256 at most: the second partition's rest comes first in the next group."""
+    other = TP("in", 1)
+    first, second = world.consumer.open(INPUT), world.consumer.open(other)
+    seen = start()
+    for ledger in (first, second):
+        ledger.admit(0, 199)
+    await world.put(0, 200, first, settle=False)
+    await world.put(0, 200, second, other)
+    assert [(b.tp.partition, b.first, b.last) for b in seen] == [(0, 0, 199), (1, 0, 55), (1, 56, 199)]
+
+
+async def test_of_a_group_only_what_is_still_ours_goes_into_the_changelog(world: World, start: Start) -> None:
+    """Partition 0 has a new owner when the outputs are delivered."""
+    other = TP("in", 1)
+    first, second = world.consumer.open(INPUT), world.consumer.open(other)
+    start()
+    for ledger in (first, second):
+        ledger.admit(0, 9)
+    await world.put(0, 10, first, settle=False)
+    await world.put(0, 10, second, other)
+    world.consumer.lost.add(first)
+    await world.answer("out")
+    await world.answer("out")
+    assert [partition for topic, partition, *_ in world.produced if topic == "changelog"] == [1]
+    await world.answer("changelog")
+    assert (first.committable(), second.committable(), len(world.acked)) == (None, 10, 2)
 
 
 async def test_a_large_batch_is_applied_in_contiguous_slices(world: World, start: Start) -> None:

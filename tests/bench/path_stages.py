@@ -31,6 +31,7 @@ _TASKS = (
     ("Sender", "produce"),
     ("_deliver", "produce"),
     ("_Partition", "batches"),
+    ("_Run", "batches"),
     ("Fetcher", "consume"),
     ("_drain_messages", "consume"),
     ("AIOKafkaConnection", "network"),
@@ -65,7 +66,7 @@ class Stages:
         vars(pipeline)["produce"] = self.timed_coroutine(pipeline.produce, "produce")
         for owner, name, stage in (
             (processing._Answering, "encode", "encode"),
-            (Processor, "process", "process, rest"),
+            (Processor, "process_all", "process, rest"),
             (Arms, "step", "step, rest"),
             (Follower, "_apply", "item statistics"),
         ):

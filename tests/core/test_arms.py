@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stream.core.arms import Arms, unshared
 from stream.core.features import TensorSpec, menu
+from stream.core.parts import Part
 from stream.core.scales import HOUR_MS
 from stream.core.seam import Policy, Recommender
 from tests.core.histories import ITEMS, SOURCE, Happening, Store, batch_of, cuts, logs
@@ -54,7 +55,12 @@ class Run:
     def step(self, log: Sequence[Happening], offsets: Sequence[int]) -> None:
         batch = batch_of(log, offsets=offsets, n_segments=2)
         arm = np.array([self.arm_of[user] for user in batch.users], np.intp)
-        stepped = self.arms.step(self.store.load(batch.users), batch, VIEW, arm, source=SOURCE)
+        stepped = self.arms.step(
+            self.store.load(batch.users),
+            [Part(batch, SOURCE, (int(batch.offset[0]), int(batch.offset[-1])))],
+            VIEW,
+            arm,
+        )
         self.store.save(batch, stepped.folded)
         for number, answers in enumerate(stepped.answers):
             ranked = answers.ranked
@@ -64,7 +70,7 @@ class Run:
                 assert offsets[row] not in self.answers, "one arm answers"
                 n = sum(item >= 0 for item in items)  # as many columns as the longest list of the batch
                 self.answers[offsets[row]] = (items[:n], scores[:n], number)
-        self.n_counted += len(stepped.activity)
+        self.n_counted += len(stepped.activities[0])
 
 
 EACH_HIS_OWN = {"a": 0, "b": 1, "c": 2}

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -164,10 +164,10 @@ async def test_a_step_that_blocks_the_event_loop_is_found_out_while_it_does(
     """The page comes from another thread; when the loop turns again, the worker is ready again."""
     released, step = False, Worker._step
 
-    def blocking(self: Worker, batch: RecordBatch, load: Load) -> Applied:
+    def blocking(self: Worker, batches: Sequence[RecordBatch], loads: Sequence[Load]) -> list[Applied]:
         while not released:
             time.sleep(0.01)
-        return step(self, batch, load)
+        return step(self, batches, loads)
 
     monkeypatch.setattr(Worker, "_step", blocking)
     async with serving(cluster, watchdog=replace(CALM, blocked_s=2.0)) as (_, url):

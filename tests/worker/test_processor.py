@@ -26,7 +26,7 @@ from stream.wire.activity import decode_activity
 from stream.wire.encode import rec_id
 from stream.wire.reasons import Record
 from stream.worker.app import MAX_BATCH
-from stream.worker.processor import Counters, Output, Processor
+from stream.worker.processor import Counters, Fetched, Output, Processor
 from tests.wire.malformed import KINDS, REASON_OF, make
 from tests.wire.records import FakeRecord
 from tests.worker.plain import FEATURES, VOCABULARY, PlainBundle, PlainRecurrent
@@ -538,3 +538,35 @@ def test_warming_up_leaves_no_trace(view: ItemStatistics) -> None:
     assert len(view.catalogue) == n_items
     records = a_busy_hour(50)
     assert warm.answer(records).recommendations == cold.answer(records).recommendations
+
+
+# -- several partitions at once ----------------------------------------------------------------------------------------
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5), seed=st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_partitions_in_one_step_get_what_each_would_get_alone(
+    view: ItemStatistics, sizes: list[int], seed: int
+) -> None:
+    """Twice, so that there are stored states; the same users in every partition, each with a record of its own."""
+    together, alone = (both({"plain": 1.0, "drawn": 1.0}, view) for _ in range(2))
+    states: list[dict[bytes, bytes | None]] = [{} for _ in sizes]
+    for turn in range(2):
+        batches = [
+            Fetched(
+                a_busy_hour(turn * size + size, seed + number)[turn * size :],
+                lambda keys, number=number: [states[number].get(key) for key in keys],  # type: ignore[misc]
+                TOPIC,
+                number,
+                (turn * size, turn * size + size - 1),
+            )
+            for number, size in enumerate(sizes)
+        ]
+        outputs = together.process_all(batches)
+        for each, output in zip(batches, outputs, strict=True):
+            assert output == alone.process(
+                each.records, each.load, topic=TOPIC, partition=each.partition, covers=each.covers
+            )
+        for kept, output in zip(states, outputs, strict=True):
+            kept.update(output.writes)
+    assert together.counters == alone.counters
