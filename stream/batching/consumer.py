@@ -27,6 +27,7 @@ from mode import Service
 from mode.utils.futures import maybe_async, notify
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases before anything is patched)
+from stream.batching.fetching import ask_for
 from stream.batching.ledger import Admission, Ledger
 from stream.batching.pace import Pace
 from stream.batching.table import BatchTable
@@ -122,9 +123,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def set_fetch(self, max_wait_ms: int, min_bytes: int) -> None:
         """What fetch requests from now on ask for."""
-        fetcher = self._ensure_consumer()._fetcher
-        fetcher._fetch_max_wait_ms = max_wait_ms
-        fetcher._fetch_min_bytes = min_bytes
+        ask_for(self._ensure_consumer(), max_wait_ms=max_wait_ms, min_bytes=min_bytes)
 
     @property
     def member_generation(self) -> int:
@@ -164,7 +163,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._ledgers: dict[TP, Ledger] = {}
         self._wanted: set[TP] = {_NOBODY}
         self._pace = Pace()
-        self._busy = False
+        self._asked_for: tuple[int, int] | None = None
         self._handing_out = False
         super().__init__(*args, **kwargs)
 
@@ -245,6 +244,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._wanted.clear()
         self._wanted.update(wanted)
         if more:
+            if self._asked_for is not None and self._asked_for[0] == self.transport.fetch.idle_wait_ms:
+                self._ask_for(self.transport.fetch.max_wait_ms, self.transport.fetch.min_bytes)
             self._thread.wake()
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
@@ -313,12 +314,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     def _set_pace(self, n_records: int) -> None:
         fetch = self.transport.fetch
         busy = self._pace.busy(n_records, time.monotonic(), fetch.pace_ms / 1000)
-        if busy is not self._busy:
-            self._busy = busy
-            if busy:
-                self._thread.set_fetch(fetch.pace_ms, fetch.pace_bytes)
-            else:
-                self._thread.set_fetch(fetch.max_wait_ms, fetch.min_bytes)
+        if busy:
+            self._ask_for(fetch.pace_ms, fetch.pace_bytes)
+        else:
+            self._ask_for(fetch.max_wait_ms if n_records > 0 else fetch.idle_wait_ms, fetch.min_bytes)
+
+    def _ask_for(self, max_wait_ms: int, min_bytes: int) -> None:
+        if self._asked_for != (max_wait_ms, min_bytes):
+            self._asked_for = max_wait_ms, min_bytes
+            self._thread.set_fetch(max_wait_ms, min_bytes)
 
     async def _hand_out(self, tp: TP, records: Sequence[ConsumerRecord]) -> None:
         ledger = self._ledgers.get(tp)

@@ -84,6 +84,7 @@ def worker(
     from stream.operations.loglines import set_up_logging
     from stream.worker.app import Worker, WorkerConfig
     from stream.worker.follower import Refresh
+    from stream.worker.garbage import settle
 
     connection = KafkaOptions() if connection is None else connection
     if (bundle is None) == (experiment is None):
@@ -122,6 +123,7 @@ def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:
     """Run until a signal; say what becomes of it to people unless `quiet`, and to programs if `json`."""
 
     def ready() -> None:
+        settle()
         if json:
             print_json({"ready": True, "bundle": serving.reference, "pid": os.getpid()})
         logger.info("ready", extra={"bundle": serving.reference, "http": serving.observed.url})

@@ -285,19 +285,40 @@ class ItemStatistics:
 
     def apply(self, batch: ActivityBatch) -> None:
         """Count what a batch of activity adds; offsets of its source that were counted before are left out."""
-        rows = self._uncounted(batch)
-        if not rows.any():
+        self.apply_all([batch])
+
+    def apply_all(self, batches: Sequence[ActivityBatch]) -> None:
+        """Count batches in this order, as if each were applied by itself: many small ones cost little more than one."""
+        each = [(batch, self._uncounted(batch)) for batch in batches]
+        counted = [(batch, rows) for batch, rows in each if (len(batch) > 0 if rows is None else rows.any())]
+        if not counted:
             return
-        item = self.catalogue.add(batch.item_ids)[batch.item[rows]]
+        n_known = len(self.catalogue)
+        numbers = self.catalogue.add([item_id for batch, _ in counted for item_id in batch.item_ids])
         self._grow()
+        first = 0
+        items, n_known_of = [], []
+        for batch, rows in counted:
+            own = numbers[first : first + len(batch.item_ids)]
+            first += len(batch.item_ids)
+            n_known = max(n_known, int(own.max(initial=-1)) + 1)
+            items.append(own[_only(batch.item, rows)])
+            n_known_of.append(n_known)
+
+        def column(name: str) -> NDArray[Any]:
+            return np.concatenate([_only(getattr(batch, name), rows) for batch, rows in counted])
+
+        previous = self.catalogue.index.lookup(column("previous"))
+        if n_known_of[0] < n_known:  # an item that only a later batch makes known is no neighbour yet
+            previous[previous >= np.repeat(n_known_of, [len(item) for item in items])[:, None]] = -1
         _count(
-            item,
-            batch.ts_ms[rows],
-            batch.weight[rows],
-            batch.continues[rows],
-            self.catalogue.index.lookup(batch.previous[rows]),
+            np.concatenate(items),
+            column("ts_ms"),
+            column("weight"),
+            column("continues"),
+            previous,
             self._channel_of,
-            self._columns(batch, rows),
+            np.concatenate([self._columns(batch, rows) for batch, rows in counted]),
             self._first_column,
             self._half_life_ms,
             self.landmark_ms,
@@ -347,25 +368,25 @@ class ItemStatistics:
 
     def advance(self, batches: Sequence[tuple[int, ActivityBatch]], updates: Sequence[ItemUpdate] = ()) -> None:
         """Move the view on: count (offset, batch) pairs of the activity topic in order, take updates over, refresh."""
-        for offset, batch in batches:
-            self.apply(batch)
-            self.offset = offset
+        if batches:
+            self.apply_all([batch for _, batch in batches])
+            self.offset = batches[-1][0]
         if updates:
             self.update_items(updates)
         self.refresh()
 
-    def _uncounted(self, batch: ActivityBatch) -> NDArray[np.bool_]:
-        """(N,) the entries that count now; takes note of what the batch covers.
+    def _uncounted(self, batch: ActivityBatch) -> NDArray[np.bool_] | None:
+        """(N,) the entries that count now, None for all; takes note of what the batch covers.
 
         A message that begins too late counts at once: what lies between may be lost to retention, and to wait for it
         would stop the statistics. If it was only delivered late, it counts when it comes.
         """
         source, first, last = batch.source, batch.first, batch.last
         due = self.counted.get(source)
-        if due is None:
-            self.counted[source] = last + 1
-            return np.ones(len(batch), np.bool_)
         missing = self.missing.get(source, [])
+        if due is None or (first == due and not missing):
+            self.counted[source] = last + 1
+            return None
         fresh = batch.offset >= due
         for begin, end in missing:
             fresh |= (batch.offset >= begin) & (batch.offset <= end)
@@ -385,18 +406,18 @@ class ItemStatistics:
         self.counted[source] = max(due, last + 1)
         return fresh
 
-    def _columns(self, batch: ActivityBatch, rows: NDArray[np.bool_]) -> NDArray[np.int32]:
+    def _columns(self, batch: ActivityBatch, rows: NDArray[np.bool_] | None) -> NDArray[np.int32]:
         """(N, n_channels) which of a channel's columns counts each entry, by segment."""
         fields = self.spec.segment_fields
         place = {name: column for column, name in enumerate(batch.segment_fields)}
         codes: dict[tuple[bool, str], NDArray[np.int32]] = {}
-        code_of = np.zeros((np.count_nonzero(rows), len(self.spec.popularity)), np.int32)
+        code_of = np.zeros((len(_only(batch.item, rows)), len(self.spec.popularity)), np.int32)
         for number, channel in enumerate(self.spec.popularity if place else ()):
             if channel.field is None or channel.field not in place:
                 continue
             key = (channel.of == "previous", channel.field)
             if key not in codes:
-                keys = (batch.previous_segments if key[0] else batch.segments)[rows, place[channel.field]]
+                keys = _only(batch.previous_segments if key[0] else batch.segments, rows)[:, place[channel.field]]
                 codes[key] = self._segments[fields.index(channel.field)].encode(keys)
             code_of[:, number] = codes[key]
         return code_of
@@ -475,6 +496,10 @@ class ItemStatistics:
             raise ValueError(f"not a snapshot of item statistics: {error!r}") from error
         view.refresh()
         return view
+
+
+def _only(column: NDArray[Any], rows: NDArray[np.bool_] | None) -> NDArray[Any]:
+    return column if rows is None else column[rows]
 
 
 def _fill(target: object, arrays: Mapping[str, NDArray[Any]], names: Sequence[str], n: int) -> None:

@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from stream.batching.fetching import ask_for
 from stream.core.activity import ActivityBatch
 from stream.core.catalogue import ItemUpdate
 from stream.core.statistics import ItemStatistics, StatisticsSpec
@@ -41,6 +42,11 @@ __all__ = ["Follower", "Refresh"]
 logger = logging.getLogger(__name__)
 
 _FETCH_MS: Final = 50
+"""While it catches up."""
+_FOLLOW_MS: Final = 100
+_FOLLOW_BYTES: Final = 256 << 10
+"""Afterwards the broker collects: every batch of every worker is a message, and a view moves on once a second."""
+_QUIET_MS: Final = 1000
 _CHUNK_ENTRIES: Final = 20_000
 """Entries folded at once while catching up: some tens of milliseconds, so that the loop stays alive."""
 
@@ -135,8 +141,9 @@ class Follower:
 
     async def run(self) -> None:
         """Read until cancelled, and move the view on when it is due."""
+        ask_for(self._connected, max_wait_ms=_FOLLOW_MS, min_bytes=_FOLLOW_BYTES)
         while True:
-            await self._read()
+            await self._read(_FOLLOW_MS if self._batches or self._updates else _QUIET_MS)
             now_s = time.monotonic()
             waiting = len(self._batches) + len(self._updates) > 0
             if waiting and self._refresh.due(now_s - self._advanced_s, self._n_waiting):
@@ -215,8 +222,8 @@ class Follower:
         await self._connected.commit({self._items: reported[-1].record.offset + 1})
         self._rejected = [each for each in self._rejected if each.record.offset > reported[-1].record.offset]
 
-    async def _read(self) -> None:
-        fetched = await self._connected.getmany(timeout_ms=_FETCH_MS, max_records=2000)
+    async def _read(self, wait_ms: int = _FETCH_MS) -> None:
+        fetched = await self._connected.getmany(timeout_ms=wait_ms, max_records=2000)
         for record in fetched.get(self._activity, ()):
             try:
                 batch = decode_activity(record.value or b"")
@@ -238,9 +245,9 @@ class Follower:
 
     def _apply(self, *, refresh: bool) -> None:
         view = self.view
-        for offset, batch in self._batches:
-            view.apply(batch)
-            view.offset = offset
+        if self._batches:
+            view.apply_all([batch for _, batch in self._batches])
+            view.offset = self._batches[-1][0]
         if self._updates:
             view.update_items(self._updates)
             view.items_offset = self._items_offset

@@ -52,6 +52,7 @@ def consumer() -> Any:
     consumer.transport = SimpleNamespace(buffer_of={"in": 2}, fetch=FetchSettings())
     consumer.log = SimpleNamespace(info=lambda *_: None)
     consumer._thread = Thread()
+    consumer._asked_for = None
     consumer._ledgers = {INPUT: Ledger(1, 0)}
     consumer._ledgers[INPUT].open = True
     consumer._wanted = set()
@@ -174,11 +175,26 @@ async def test_fetches_are_paced_while_events_come_fast(consumer: Any) -> None:
     """And answered at once again when they do not."""
     from stream.batching.pace import Pace
 
-    consumer._pace, consumer._busy = Pace(), False
+    consumer._pace, consumer._asked_for = Pace(), None
     consumer._set_pace(1000)
     assert consumer._thread.fetch == (5, 64 << 10)
     consumer._pace.rate = 0.0
+    consumer._set_pace(1)
+    assert consumer._thread.fetch == (20, 1)
+
+
+async def test_fetches_of_a_topic_at_rest_wait_long_at_the_broker(consumer: Any) -> None:
+    """Until an event comes, or there are other partitions to read."""
+    from stream.batching.pace import Pace
+
+    consumer._pace, consumer._asked_for = Pace(), None
     consumer._set_pace(0)
+    assert consumer._thread.fetch == (500, 1)
+    consumer._set_pace(1)
+    assert consumer._thread.fetch == (20, 1)
+    consumer._set_pace(0)
+    consumer._wanted.clear()
+    consumer._refresh()
     assert consumer._thread.fetch == (20, 1)
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from stream.worker.app import StageTimes, Worker, WorkerConfig
 from stream.worker.follower import Refresh
+from stream.worker.garbage import settle
 from tests.bench.path_options import Options, run_until_stopped, say
 from tests.bench.path_stages import Stages
 
@@ -37,6 +38,7 @@ async def main(stop: asyncio.Event) -> None:
         worker.times = StageTimes()
 
     def ready() -> None:
+        settle()
         begin()
         say(ready=True)
 

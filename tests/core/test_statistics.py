@@ -296,6 +296,24 @@ def test_a_long_stream_stays_finite_and_exact_over_many_moves_of_the_landmark() 
     assert_says(view, entries)
 
 
+@given(
+    st.lists(
+        st.tuples(entry_logs(6), st.integers(0, 12), st.sampled_from(["events/0", "events/1"])), min_size=1, max_size=8
+    )
+)
+def test_many_messages_at_once_count_as_one_by_one(drawn: list[tuple[list[Entry], int, str]]) -> None:
+    """Gaps, repeats, late ones, and neighbours that only a later message makes known: not a bit differs."""
+    batches = [activity(part, first, source=source, last=first + 5) for part, first, source in drawn]
+    together, singly = ItemStatistics(SPEC), ItemStatistics(SPEC)
+    together.apply_all(batches)
+    for batch in batches:
+        singly.apply(batch)
+    one, other = together.snapshot(), singly.snapshot()
+    assert one.keys() == other.keys()
+    for name, column in one.items():
+        np.testing.assert_array_equal(column, other[name], err_msg=name)
+
+
 @given(entry_logs(20), entry_logs(10), st.lists(st.sampled_from(ITEMS), max_size=3))
 def test_a_snapshot_is_the_view_and_goes_on_like_it(first: list[Entry], more: list[Entry], named: list[str]) -> None:
     view = fresh()
