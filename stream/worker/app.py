@@ -99,6 +99,7 @@ class StageTimes:
     """Where the time of finished batches went, in microseconds, summed; see `stream.batching.Timings`."""
 
     n_events: int = 0
+    n_slices: int = 0
     step_us: int = 0
     sends_us: int = 0
     changelog_us: int = 0
@@ -106,6 +107,7 @@ class StageTimes:
     def add(self, n_events: int, timings: Timings) -> None:
         """Count one finished batch."""
         self.n_events += n_events
+        self.n_slices += 1
         self.step_us += timings.step_us
         self.sends_us += timings.sends_us
         self.changelog_us += timings.changelog_us

@@ -115,13 +115,13 @@ async def _run(options: LatencyOptions, say: Callable[[str], object]) -> dict[st
             spent = await worker.stop()
         finally:
             worker.kill()
-    n_batches = max(1, spent["n_batches"])
+    n_batches, n_slices = max(1, spent["n_batches"]), max(1, spent["n_slices"])
     return {
         **with_worker,
         "rate": options.rate,
         "bundle": bundle.name,
         "events_per_batch": round(n_live / n_batches, 2),
-        "batch_ms": {name: round(spent[f"{name}_us"] / 1000 / n_batches, 2) for name in ("step", "sends", "changelog")},
+        "batch_ms": {name: round(spent[f"{name}_us"] / 1000 / n_slices, 2) for name in ("step", "sends", "changelog")},
         "us_per_event": {stage: round(spent["stages_us"].get(stage, 0.0) / n_live, 2) for stage in STAGES},
         "cpu_us_per_event": round(sum(spent["stages_us"].values()) / n_live, 1),
         "floor": floor,

@@ -48,6 +48,7 @@ async def main(stop: asyncio.Event) -> None:
     say(
         n_batches=stages.n_calls["process, rest"],
         stages_us=stages.us(),
+        n_slices=times.n_slices,
         step_us=times.step_us,
         sends_us=times.sends_us,
         changelog_us=times.changelog_us,
