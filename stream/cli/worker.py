@@ -84,7 +84,6 @@ def worker(
     from stream.operations.loglines import set_up_logging
     from stream.worker.app import Worker, WorkerConfig
     from stream.worker.follower import Refresh
-    from stream.worker.garbage import settle
 
     connection = KafkaOptions() if connection is None else connection
     if (bundle is None) == (experiment is None):
@@ -121,6 +120,7 @@ def worker(
 
 def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:
     """Run until a signal; say what becomes of it to people unless `quiet`, and to programs if `json`."""
+    from stream.worker.garbage import settle
 
     def ready() -> None:
         settle()
