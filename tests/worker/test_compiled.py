@@ -39,6 +39,7 @@ class FakeBundle:
     reference = "fake@1"
     tag = 7
     parts: tuple[str, ...] = ()
+    retriever = None
 
 
 @dataclass
