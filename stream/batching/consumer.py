@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord
 from faust.transport.consumer import ensure_TP, ensure_TPset
@@ -121,6 +122,24 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_max_bytes = fetch.max_bytes
         return consumer
 
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
+    ) -> Any:
+        """What was fetched. Of partitions that are recovered in bulk, records come as aiokafka's parser made them:
+        another object for each, with more about it than recovery reads, is a third of the time."""
+        if self.consumer.flow_active and not (consumer._closed or consumer._fetcher._closed):
+            fetcher = consumer._fetcher
+            bulk = self.consumer.recovered_in_bulk()
+            if bulk and not _keep_parsed(fetcher, bulk) and active_partitions.isdisjoint(fetcher._records):
+                waiter = fetcher._create_fetch_waiter()
+                try:
+                    await asyncio.wait([waiter], timeout=timeout)
+                finally:
+                    waiter.cancel()
+                timeout = 0
+                _keep_parsed(fetcher, bulk)
+        return await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
+
     def set_fetch(self, max_wait_ms: int, min_bytes: int) -> None:
         """What fetch requests from now on ask for."""
         ask_for(self._ensure_consumer(), max_wait_ms=max_wait_ms, min_bytes=min_bytes)
@@ -150,6 +169,29 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             fetcher = self._consumer._fetcher
             for waiter in list(fetcher._fetch_waiters):
                 fetcher._notify(waiter)
+
+
+def _keep_parsed(fetcher: Any, tps: set[TP]) -> bool:
+    """Let what was fetched of `tps` be given out as it was parsed; whether there is any."""
+    found = False
+    for tp in tps:
+        fetched = fetcher._records.get(tp)
+        if isinstance(fetched, FetchResult) and fetched.has_more():
+            vars(fetched._partition_records)["_consumer_record"] = _as_parsed
+            found = True
+    return found
+
+
+def _consumer_record(tp: TP, record: Any) -> ConsumerRecord:
+    """A record as aiokafka gives it out, whichever it is."""
+    if isinstance(record, ConsumerRecord):
+        return record
+    stamp = record.timestamp, record.timestamp_type
+    return ConsumerRecord(*tp, record.offset, *stamp, record.key, record.value, None, -1, -1, tuple(record.headers))
+
+
+def _as_parsed(_tp: TP, record: Any) -> Any:
+    return record
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
@@ -372,7 +414,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             self._read_offset[tp] = record.offset
 
     def _recover_in_bulk(self, tp: TP, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
-        """Apply changelog records of a BatchTable at once.
+        """Apply changelog records of a BatchTable at once, be they `ConsumerRecord`s or as aiokafka parsed them.
 
         The last one is still handed on: Faust's recovery finds it applied, and sees whether it has finished.
         """
@@ -389,10 +431,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         applied = offsets.get(tp)
         fresh = records if applied is None else [record for record in records if record.offset > applied]
         if fresh:
-            table.apply_records(tp.partition, fresh)
+            table.apply_records(tp.partition, fresh, logged=offsets is recovery.standby_offsets)
             offsets[tp] = fresh[-1].offset
         self._read_offset[tp] = None
-        return records[-1:]
+        return [_consumer_record(tp, records[-1])]
+
+    def recovered_in_bulk(self) -> set[TP]:
+        """The changelog partitions whose records `_recover_in_bulk` takes now."""
+        recovery = self.app.tables.recovery
+        tables = recovery.tp_to_table
+        return {tp for tp in recovery.active_tps | recovery.standby_tps if isinstance(tables.get(tp), BatchTable)}
 
     # -- acknowledgement -> commit -------------------------------------------------------------------------------
     # Faust's own acknowledgements say nothing here: a message that a stream skips during a rebalance is

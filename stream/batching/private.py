@@ -27,7 +27,7 @@ for _distribution, _wanted in (("faust-streaming", FAUST), ("aiokafka", AIOKAFKA
         )
 
 import aiokafka  # noqa: E402  (after the check, so that a wrong release is reported as such)
-from aiokafka.consumer.fetcher import Fetcher  # noqa: E402
+from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords  # noqa: E402
 from aiokafka.consumer.group_coordinator import GroupCoordinator  # noqa: E402
 from aiokafka.consumer.subscription_state import Assignment, TopicPartitionState  # noqa: E402
 from faust.app.base import App  # noqa: E402
@@ -138,12 +138,23 @@ NAMES: Final[tuple[PrivateName, ...]] = (
     ),
     *_all(Assignment, state_value=("tp",), tps=None),
     *_all(TopicPartitionState, has_valid_position=None, position=None, highwater=None, timestamp=None),
-    *_all(Fetcher, _notify=("future",), _fetch_waiters=None, _fetch_max_wait_ms=None, _fetch_min_bytes=None),
+    *_all(
+        Fetcher,
+        _notify=("future",),
+        _create_fetch_waiter=(),
+        _fetch_waiters=None,
+        _fetch_max_wait_ms=None,
+        _fetch_min_bytes=None,
+        _records=None,
+        _closed=None,
+    ),
+    *_all(FetchResult, has_more=(), _partition_records=None),
+    *_all(PartitionRecords, _consumer_record=("tp", "record")),
     *_all(GroupCoordinator, generation=None),
     # What BatchTable and its recovery read.
     *_all(Recovery, tp_to_table=None, active_tps=None, standby_tps=None, active_offsets=None, standby_offsets=None),
     *_all(Recovery, in_recovery=None, active_remaining_total=()),
-    *_all(Collection, _new_store_by_url=("url",)),
+    *_all(Collection, _new_store=(), _new_store_by_url=("url",), _store=None),
     *_all(memory_store.Store, __post_init__=(), _key_partition=None),
     *_all(rocksdb_store.Store, _db_for_partition=("partition",), offset_key=None, _dbs=None),
     # Producing and serving.

@@ -80,7 +80,15 @@ class MemoryStore(memory.Store[bytes, bytes]):  # type: ignore[misc]
         get = self.partition(partition).get
         return [get(key) for key in keys]
 
-    def write_many(self, tp: TP, writes: Iterable[tuple[bytes, bytes | None]], offset: int | None) -> None:
+    def write_many(
+        self,
+        tp: TP,
+        writes: Iterable[tuple[bytes, bytes | None]],
+        offset: int | None,
+        *,
+        logged: bool = True,  # noqa: ARG002 (for stores on disk)
+    ) -> None:
+        """Write at once; memory outlives no crash, logged or not."""
         states = self.partition(tp.partition)
         for key, value in writes:
             if value is None:
@@ -107,6 +115,10 @@ class BatchTable(faust.Table):  # type: ignore[misc]
         self._overlay: dict[int, dict[bytes, tuple[int, bytes | None]]] = {}
         self._n_staged = 0
         app.tables.add(self)  # what app.Table() does; without it Faust would never recover it
+
+    def _new_store(self) -> Any:
+        # Faust writes `self._store or ...`, and an URL of a scheme alone, as "rocksdb://" is, counts as false.
+        return self._new_store_by_url(self.app.conf.store if self._store is None else self._store)
 
     def _new_store_by_url(self, url: str | URL) -> Any:
         if URL(url).scheme == "rocksdb":
@@ -185,10 +197,14 @@ class BatchTable(faust.Table):  # type: ignore[misc]
 
     # -- recovery ------------------------------------------------------------------------------------------------
 
-    def apply_records(self, partition: int, records: Sequence[ChangelogRecord]) -> None:
-        """Apply changelog records, in offset order, of an active or standby partition."""
+    def apply_records(self, partition: int, records: Sequence[ChangelogRecord], *, logged: bool = True) -> None:
+        """Apply changelog records, in offset order, of an active or standby partition.
+
+        With `logged` off a store on disk may forget the newest of them in a crash, its offset going back with them.
+        """
         tp = TP(self.changelog_topic_name, partition)
-        self.data.write_many(tp, ((record.key, record.value) for record in records), records[-1].offset)
+        pairs = [(record.key, record.value) for record in records]
+        self.data.write_many(tp, pairs, records[-1].offset, logged=logged)
 
     async def on_rebalance(self, *args: Any, **kwargs: Any) -> None:
         self._overlay.clear()

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.table import Table
@@ -163,6 +163,46 @@ def latency(
         _show_latency(figures)
 
 
+@bench.command
+def recovery(
+    *,
+    users: int = 1_000_000,
+    activity: int = 20_000,
+    take_over: Annotated[bool, Parameter(negative="--no-take-over")] = True,
+    bundle: Path | None = None,
+    kafka: str | None = None,
+    json: bool = False,
+) -> None:
+    """Measure how soon a worker is there again: from the changelog, from its own files, in place of another.
+
+    A changelog of so many users is made first, of 1.5 kB each with the shop's bundle: mind the memory and the disk. Two
+    workers that stand by for each other hold all users twice.
+
+    Parameters
+    ----------
+    users
+        Users in the changelog.
+    activity
+        Messages of item activity that a view is built from; 0 leaves views out.
+    take_over
+        Kill one of two workers too, with standbys and without.
+    bundle
+        Bundle folder. Left out: models/shop-ranker, or an untrained two-stage ranker if that is not there.
+    kafka
+        A cluster to use, HOST:PORT. Left out: a broker is started and stopped.
+    json
+        Print one line: {"users_per_s": ..., "starts": {...}, "take_over": {...}, "views": {...}}.
+    """
+    _at_least_one(users=users)
+    module = _benchmark("recovery")
+    config = module.RecoveryConfig(n_users=users, n_activity=activity, take_over=take_over, bundle=bundle, kafka=kafka)
+    figures = module.run(config, say=lambda what: people.print(what, style="dim"))
+    if json:
+        print_json(figures)
+    else:
+        _show_recovery(figures)
+
+
 def _benchmark(name: str) -> Any:
     """The module `name` of tests/bench."""
     if not (_CHECKOUT / "tests" / "bench" / f"{name}.py").exists():
@@ -250,3 +290,32 @@ def _show_latency(figures: dict[str, Any]) -> None:
         f"{per_batch['sends']:.1f} ms, changelog delivered {per_batch['changelog']:.1f} ms; "
         f"{figures['cpu_us_per_event']:.0f} us of CPU an event"
     )
+
+
+def _show_recovery(figures: dict[str, Any]) -> None:
+    title = f"{figures['users']:,} users of {figures['state_bytes']:,} bytes"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("start", "users/s", "MB/s read", "recovered, s", "ready, s", "CPU, s", "peak MB"):
+        table.add_column(name, justify="left" if name == "start" else "right")
+    for name, each in figures["starts"].items():
+        table.add_row(
+            name,
+            f"{each['users_per_s']:,}",
+            f"{each['read_bytes_per_s'] / 1e6:,.0f}",
+            f"{each['recovery_s']:.2f}",
+            f"{each['ready_s']:.1f}",
+            f"{each['cpu_s']:.2f}",
+            f"{each['peak_bytes'] / 1e6:,.0f}",
+        )
+    results.print(table)
+    for name, each in figures.get("take_over", {}).items():
+        results.print(
+            f"take-over {name}: answers again in every partition after {each['answered_s']:.1f} s, "
+            f"{each['beyond_session_s']:.1f} s beyond the session timeout"
+        )
+    if "views" in figures:
+        views = figures["views"]
+        results.print(
+            f"view: {views['messages']:,} messages from the topic in {views['topic_s']:.2f} s, "
+            f"from a snapshot in {views['snapshot_s']:.2f} s"
+        )

@@ -38,6 +38,7 @@ def worker(
     batch: int = 256,
     watch_bundle: str = "2s",
     session: str = "10s",
+    standbys: int = 1,
     log_level: Literal["debug", "info", "warning", "error"] = "warning",
     log_format: Literal["text", "json"] = "text",
     json: bool = False,
@@ -76,6 +77,8 @@ def worker(
         watch_bundle: How often to look for a new bundle; 0s for never.
         session: After so long without a sign of life the others take over what a worker that died has left. Clusters
             allow no less than 6s unless told otherwise.
+        standbys: How many other workers hold a copy of each user's state, so that they can take over at once. With 0
+            the changelog is read first; a copy costs as much memory as the states themselves.
         log_level: What is logged to standard error.
         log_format: Log lines for people, or one JSON object each, with everything else that goes to standard error.
         json: Print JSON lines: one with the address of health and metrics, one when it is ready, one with its counts
@@ -105,6 +108,7 @@ def worker(
         refresh=Refresh(longest_s=refresh_s),
         watch_s=parse_duration_ms(watch_bundle) / 1000,
         session_s=parse_duration_ms(session) / 1000,
+        standbys=standbys,
         n_items=n,
         seen=seen,
         observing=watched,

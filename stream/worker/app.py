@@ -74,6 +74,7 @@ class WorkerConfig:
         fetch: what a fetch asks of the broker.
         n_items, seen: replace the bundle's own policy; what a variant of an experiment says itself stands.
         observing: where health and metrics are served, and what counts as trouble.
+        standbys: how many other workers hold a copy of each user's state, so that they can take over at once.
     """
 
     bundle: Path
@@ -88,8 +89,11 @@ class WorkerConfig:
     n_items: int | None = None
     seen: str | None = None
     observing: Observing = field(default_factory=Observing)
+    standbys: int = 1
 
     def __post_init__(self) -> None:
+        if self.standbys < 0:
+            raise PolytempoError(f"{self.standbys} standbys are not possible.", "Ask for 0 or more.")
         if not 1 <= self.max_events <= MAX_BATCH:
             raise PolytempoError(f"a batch of {self.max_events} events is not possible.", f"Ask for 1 to {MAX_BATCH}.")
 
@@ -237,6 +241,7 @@ class Worker:
             broker_session_timeout=config.session_s,
             broker_heartbeat_interval=config.session_s / 4,
             table_cleanup_interval=3600.0,
+            table_standby_replicas=config.standbys,
         )
         use_batches(app, config.fetch)
         table = self._table = BatchTable(app, name="users", partitions=self._partitions)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 from faust.types import TP
 
 from stream.batching import SETTINGS, BatchTable, use_batches
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,13 @@ def new_table(path: Path, store: str) -> BatchTable:
     app = faust.App("table-test", broker="kafka://127.0.0.1:1", **{**SETTINGS, "datadir": str(path)})
     use_batches(app)
     return BatchTable(app, name="users", partitions=4, store=store)
+
+
+def test_the_store_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    """Faust itself takes "rocksdb://" for none at all."""
+    pytest.importorskip("rocksdict")
+    names = {store: type(new_table(tmp_path, store).data).__name__ for store in ("memory://", "rocksdb://")}
+    assert names == {"memory://": "MemoryStore", "rocksdb://": "RocksStore"}
 
 
 def held(table: BatchTable, partition: int = 0) -> int | None:
@@ -98,6 +109,49 @@ def test_recovered_records_apply_in_order_with_deletions(table: BatchTable) -> N
     table.apply_records(0, [Record(3, b"k", b"1"), Record(4, b"l", b"1")])
     table.apply_records(0, [Record(7, b"k", b"2"), Record(9, b"l", None)])
     assert (table.load(0, [b"k", b"l"]), held(table)) == ([b"2", None], 9)
+
+
+def test_records_of_an_unlogged_recovery_are_there_as_well(table: BatchTable) -> None:
+    """unlogged k=1 | recovered | settled l=1."""
+    table.apply_records(0, [Record(0, b"k", b"1")], logged=False)
+    assert (table.load(0, [b"k"]), held(table)) == ([b"1"], 0)
+    asyncio.run(table.on_recovery_completed({TP(table.changelog_topic_name, 0)}, set()))
+    writes: dict[bytes, bytes | None] = {b"l": b"1"}
+    table.settle(0, table.stage(0, writes), writes, 1, 1)
+    assert (table.load(0, [b"k", b"l"]), held(table)) == ([b"1", b"1"], 1)
+
+
+_CRASH = """
+import os, sys
+from pathlib import Path
+from tests.batching.test_table import Record, new_table
+
+table = new_table(Path(sys.argv[1]), "rocksdb://")
+table.apply_records(0, [Record(0, b"old", b"1")], logged=True)
+table.apply_records(0, [Record(offset, b"k%d" % offset, b"1") for offset in range(1, 100)], logged=False)
+if sys.argv[2] == "goes on":
+    writes = {b"live": b"1"}
+    table.settle(0, table.stage(0, writes), writes, 100, 100)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("crash", "offset", "found"),
+    [
+        ("at once", 0, [b"1", None, None, None]),
+        ("goes on", 100, [b"1", b"1", b"1", b"1"]),
+    ],
+)
+def test_after_a_crash_records_and_offset_of_a_store_on_disk_agree(
+    crash: str, offset: int, found: list[bytes | None], tmp_path: Path
+) -> None:
+    """logged 0 | unlogged 1..99 | crash, or a logged write first, before which everything else must have survived."""
+    pytest.importorskip("rocksdict")
+    subprocess.run([sys.executable, "-c", _CRASH, str(tmp_path), crash], cwd=ROOT, check=True, timeout=60)
+    table = new_table(tmp_path, "rocksdb://")
+    assert held(table) == offset
+    assert table.load(0, [b"old", b"k1", b"k99", b"live"]) == found
 
 
 def test_a_rebalance_clears_the_overlay(table: BatchTable) -> None:

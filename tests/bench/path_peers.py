@@ -147,7 +147,7 @@ def history_of(bundle: Path, pairs: list[Pair]) -> list[bytes]:
     messages = []
     for first in range(0, len(pairs), _BATCH):
         chunk = pairs[first : first + _BATCH]
-        records = [Record(first + row, 0, key, value) for row, (key, value) in enumerate(chunk)]
+        records = [Record(first + row, None, key, value) for row, (key, value) in enumerate(chunk)]
         output = processor.process(
             records,
             lambda keys: [states.get(key) for key in keys],

@@ -81,6 +81,14 @@ class Process:
             self._process.kill()
             self._process.wait()
 
+    def said(self) -> list[dict[str, Any]]:
+        """Its lines so far."""
+        return [json.loads(line) for line in self._out.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def last(self, name: str, default: Any = None) -> Any:
+        """The newest value that it has said of something."""
+        return next((line[name] for line in reversed(self.said()) if name in line), default)
+
     @property
     def _out(self) -> Path:
         return self.workdir / f"{self.label}.out"

@@ -26,10 +26,10 @@ __all__ = ["Job", "Record", "librdkafka"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A peer's message as the processor reads records; `timestamp` in milliseconds."""
+    """A peer's message as the processor reads records; `timestamp` in milliseconds, None for one that was made up."""
 
     offset: int
-    timestamp: int
+    timestamp: int | None
     key: bytes | None
     value: bytes | None
 

@@ -97,6 +97,7 @@ async def test_a_peer_gives_the_answers_of_plain_faust(
     write_ranker(bundle)
     shop = load_events(160, n_users=20, n_items=60)
     history, pairs = history_of(bundle, shop[:100]), shop[100:]
+    assert history
     options = PathOptions(n_partitions=2)
     stored = None if peer.in_kafka else bytewax_offsets
     answers = [

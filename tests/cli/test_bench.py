@@ -9,6 +9,7 @@ from stream.cli import bench as command
 from stream.cli.main import main
 from stream.kafka.settings import KafkaSettings
 from tests.bench.path import STAGES
+from tests.bench.recovery import RecoveryBench, RecoveryConfig
 from tests.bench.path_events import load_events, with_ids
 from tests.bundle.models import write_ranker
 
@@ -46,6 +47,31 @@ def test_latency_tells_percentiles_with_and_without_a_worker(
         assert 0 < each["p50_ms"] <= each["p99_ms"] <= each["p999_ms"]
         assert each["events"] == 200
         assert len(each["seconds"]) == 2
+
+
+def test_recovery_reads_every_user_once_and_nothing_from_its_own_files(
+    kafka: KafkaSettings, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rocksdict")
+    options = ["--users", "2000", "--activity", "20", "--no-take-over"]
+    assert main(["bench", "recovery", *options, "--bundle", str(bundle), "--kafka", kafka.servers, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    read = {name: each["read"] for name, each in figures["starts"].items()}
+    assert read == {"changelog to memory": 2000, "changelog to rocksdb": 2000, "rocksdb, own files": 0}
+    assert figures["bytes"] == 2000 * figures["state_bytes"]
+    assert figures["users_per_s"] == figures["starts"]["changelog to memory"]["users_per_s"] > 0
+    assert figures["views"]["messages"] > 0
+
+
+async def test_without_standbys_a_survivor_reads_the_users_of_the_dead(
+    kafka: KafkaSettings, bundle: Path, tmp_path: Path
+) -> None:
+    """The part of the benchmark that kills a worker; with standbys it runs behind the command."""
+    config = RecoveryConfig(n_users=400, n_activity=0)
+    bench = RecoveryBench(config, kafka, bundle, tmp_path, "test-take-over-", lambda _: None)
+    await bench.fill()
+    took = await bench.take_over(standbys=0)
+    assert took["answered_s"] > 0
 
 
 def test_the_events_of_a_shop_are_as_many_as_asked_for_and_the_same_every_time() -> None:

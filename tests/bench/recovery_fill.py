@@ -1,0 +1,111 @@
+"""What a worker recovers from, made quickly: a changelog of so many users, and a topic of item activity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from aiokafka import AIOKafkaProducer
+
+from stream.bundle.load import load_bundle
+from stream.core.seam import Policy
+from stream.core.statistics import ItemStatistics
+from stream.kafka.settings import KafkaSettings
+from stream.wire.activity import decode_activity
+from stream.worker.processor import Processor
+from tests.bench.path_events import Pair, load_events
+from tests.bench.peer_job import Record
+
+__all__ = ["activity_messages", "fill", "made_up_states", "users_of"]
+
+_REQUEST_BYTES = 1 << 20
+_N_SAMPLE = 4_000
+
+
+def made_up_states(bundle: Path) -> list[bytes]:
+    """Records of some hundred users of a simulated shop, as if they came from elsewhere: no offset is applied yet."""
+    loaded = load_bundle(bundle)
+    policy = loaded.manifest.policy
+    processor = Processor(loaded, ItemStatistics(loaded.features.statistics), policy=Policy(policy.n, policy.seen))
+    stored: dict[bytes, bytes | None] = {}
+    for first, records in _batches(load_events(_N_SAMPLE, n_users=2_000, n_items=500), 256):
+        output = processor.process(
+            records,
+            lambda keys: [stored.get(key) for key in keys],
+            topic="history",
+            partition=0,
+            covers=(first, first + len(records) - 1),
+        )
+        stored.update(output.writes)
+    spec = processor.recommender.state_spec
+    states = np.frombuffer(bytearray(b"".join(raw for raw in stored.values() if raw is not None)), spec.dtype)
+    states["source"], states["source_offset"] = 0, -1
+    return [row.tobytes() for row in states]
+
+
+def activity_messages(bundle: Path, n_messages: int, n_each: int = 8) -> list[bytes]:
+    """Messages of item activity, each of a batch of `n_each` events."""
+    loaded = load_bundle(bundle)
+    policy = loaded.manifest.policy
+    view = ItemStatistics(loaded.features.statistics)
+    processor = Processor(loaded, view, policy=Policy(policy.n, policy.seen))
+    stored: dict[bytes, bytes | None] = {}
+    messages: list[bytes] = []
+    for first, records in _batches(load_events(n_messages * n_each, n_users=20_000, n_items=3_000), n_each):
+        output = processor.process(
+            records,
+            lambda keys: [stored.get(key) for key in keys],
+            topic="history",
+            partition=0,
+            covers=(first, first + len(records) - 1),
+        )
+        stored.update(output.writes)
+        if output.activity is not None:
+            messages.append(output.activity)
+            view.apply(decode_activity(output.activity))
+    return messages
+
+
+def users_of(states: list[bytes], n_users: int, n_partitions: int, partition: int) -> Iterable[Pair]:
+    """The users of one partition: every `n_partitions`-th."""
+    n_states = len(states)
+    return ((b"user-%d" % number, states[number % n_states]) for number in range(partition, n_users, n_partitions))
+
+
+async def fill(
+    settings: KafkaSettings,
+    topic: str,
+    partition: int,
+    pairs: Iterable[Pair],
+    on_bytes: Callable[[int], object] = lambda _: None,
+) -> int:
+    """Send records in batches of a MiB and wait until all are acknowledged; how many bytes of values they had."""
+    producer = AIOKafkaProducer(
+        **settings.aiokafka(), acks="all", max_batch_size=_REQUEST_BYTES, max_request_size=2 * _REQUEST_BYTES
+    )
+    await producer.start()
+    n_bytes = 0
+    futures = []
+    try:
+        batch = producer.create_batch()
+        for key, value in pairs:
+            n_bytes += len(value)
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                futures.append(await producer.send_batch(batch, topic, partition=partition))
+                on_bytes(n_bytes)
+                batch = producer.create_batch()
+                batch.append(key=key, value=value, timestamp=None)
+        if batch.record_count() > 0:
+            futures.append(await producer.send_batch(batch, topic, partition=partition))
+        for future in futures:
+            await future
+    finally:
+        await producer.stop()
+    return n_bytes
+
+
+def _batches(pairs: list[Pair], size: int) -> Iterable[tuple[int, list[Record]]]:
+    for first in range(0, len(pairs), size):
+        chunk = pairs[first : first + size]
+        yield first, [Record(first + row, None, key, value) for row, (key, value) in enumerate(chunk)]
