@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from stream.bundle.load import load_bundle
-from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics
 from stream.errors import PolytempoError
 from stream.wire.activity import decode_activity
-from stream.worker.processor import Processor
 from tests.bench.path import (
     Answers,
     Measured,
@@ -44,7 +42,7 @@ from tests.bench.path import (
 )
 from tests.bench.path_events import Pair, load_events
 from tests.bench.peer_env import PEERS, Peer, environment
-from tests.bench.peer_job import Record
+from tests.bench.peer_job import Record, processor_of
 
 __all__ = ["LABELS", "PEER_EVENTS", "bytewax_offsets", "history_of", "run", "same_lists"]
 
@@ -140,9 +138,8 @@ def same_lists(wanted: Answers, found: Answers) -> str:
 def history_of(bundle: Path, pairs: list[Pair]) -> list[bytes]:
     """The item activity of events that were answered before, as messages."""
     loaded = load_bundle(bundle)
-    policy = loaded.manifest.policy
     view = ItemStatistics(loaded.features.statistics)
-    processor = Processor(loaded, view, policy=Policy(policy.n, policy.seen))
+    processor = processor_of(loaded, view)
     states: dict[bytes, bytes | None] = {}
     messages = []
     for first in range(0, len(pairs), _BATCH):

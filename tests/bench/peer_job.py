@@ -13,15 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.bundle.load import load_bundle
+from stream.bundle.load import Bundle, load_bundle
+from stream.bundle.service import Arm
 from stream.core.seam import Policy
 from stream.core.state import blank_states
+from stream.core.statistics import ItemStatistics
 from stream.errors import PolytempoError
 from stream.worker.follower import Follower
 from stream.worker.processor import Output, Processor
 from tests.bench.path_options import Options, say
 
-__all__ = ["Job", "Record", "librdkafka"]
+__all__ = ["Job", "Record", "librdkafka", "processor_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,12 @@ class Record:
     value: bytes | None
 
 
+def processor_of(bundle: Bundle, view: ItemStatistics) -> Processor:
+    """The product's processor with a bundle's own policy."""
+    policy = bundle.manifest.policy
+    return Processor([Arm("default", bundle, Policy(policy.n, policy.seen))], view)
+
+
 class Job:
     """Answers records, and knows how much processor time that took."""
 
@@ -41,8 +49,7 @@ class Job:
         bundle = load_bundle(Path(options.bundle))
         self._follower = Follower(options.settings, options.names, bundle.features.statistics)
         asyncio.run(self._read_statistics())
-        policy = Policy(bundle.manifest.policy.n, bundle.manifest.policy.seen)
-        self._processor = Processor(bundle, self._follower.view, policy=policy)
+        self._processor = processor_of(bundle, self._follower.view)
         self._processor.warm_up()
         self._topic = options.names.events
         self._core_ns = 0
@@ -74,7 +81,7 @@ class Job:
 
     def states_of(self, n_users: int) -> dict[bytes, bytes]:
         """Records of so many users who do not come again, each an object of its own as in life."""
-        blank = blank_states(self._processor.recommender.state_spec, 1)
+        blank = blank_states(self._processor.state_spec, 1)
         return {b"crowd-%d" % number: blank.tobytes() for number in range(n_users)}
 
     def finish(self) -> None:

@@ -9,13 +9,11 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 
 from stream.bundle.load import load_bundle
-from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics
 from stream.kafka.settings import KafkaSettings
 from stream.wire.activity import decode_activity
-from stream.worker.processor import Processor
 from tests.bench.path_events import Pair, load_events
-from tests.bench.peer_job import Record
+from tests.bench.peer_job import Record, processor_of
 
 __all__ = ["activity_messages", "fill", "made_up_states", "users_of"]
 
@@ -26,8 +24,7 @@ _N_SAMPLE = 4_000
 def made_up_states(bundle: Path) -> list[bytes]:
     """Records of some hundred users of a simulated shop, as if they came from elsewhere: no offset is applied yet."""
     loaded = load_bundle(bundle)
-    policy = loaded.manifest.policy
-    processor = Processor(loaded, ItemStatistics(loaded.features.statistics), policy=Policy(policy.n, policy.seen))
+    processor = processor_of(loaded, ItemStatistics(loaded.features.statistics))
     stored: dict[bytes, bytes | None] = {}
     for first, records in _batches(load_events(_N_SAMPLE, n_users=2_000, n_items=500), 256):
         output = processor.process(
@@ -38,7 +35,7 @@ def made_up_states(bundle: Path) -> list[bytes]:
             covers=(first, first + len(records) - 1),
         )
         stored.update(output.writes)
-    spec = processor.recommender.state_spec
+    spec = processor.state_spec
     states = np.frombuffer(bytearray(b"".join(raw for raw in stored.values() if raw is not None)), spec.dtype)
     states["source"], states["source_offset"] = 0, -1
     return [row.tobytes() for row in states]
@@ -47,9 +44,8 @@ def made_up_states(bundle: Path) -> list[bytes]:
 def activity_messages(bundle: Path, n_messages: int, n_each: int = 8) -> list[bytes]:
     """Messages of item activity, each of a batch of `n_each` events."""
     loaded = load_bundle(bundle)
-    policy = loaded.manifest.policy
     view = ItemStatistics(loaded.features.statistics)
-    processor = Processor(loaded, view, policy=Policy(policy.n, policy.seen))
+    processor = processor_of(loaded, view)
     stored: dict[bytes, bytes | None] = {}
     messages: list[bytes] = []
     for first, records in _batches(load_events(n_messages * n_each, n_users=20_000, n_items=3_000), n_each):

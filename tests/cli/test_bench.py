@@ -9,8 +9,8 @@ from stream.cli import bench as command
 from stream.cli.main import main
 from stream.kafka.settings import KafkaSettings
 from tests.bench.path import STAGES
-from tests.bench.recovery import RecoveryBench, RecoveryConfig
 from tests.bench.path_events import load_events, with_ids
+from tests.bench.recovery import RecoveryBench, RecoveryConfig
 from tests.bundle.models import write_ranker
 
 
