@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stream.core.events import EventTypes
 from stream.core.scales import DAY_MS, HOUR_MS, WindowSpec
+from training.split import global_time
 
 __all__ = [
     "HORIZONS_MS",
@@ -215,8 +216,9 @@ def split_at(sequences: UserSequences, cut_ms: int) -> tuple[UserSequences, NDAr
     _, row = np.unique(user * (len(sequences.vocabulary) + 1) + sequences.item, return_index=True)
     first[row] = True
     first[sequences.start[:-1][np.diff(sequences.start) > 0]] = False
-    wanted = first & (sequences.ts_ms >= cut_ms) & (sequences.item > 0) & sequences.positive
-    return sequences.where(sequences.ts_ms < cut_ms), np.flatnonzero(wanted)
+    split = global_time(sequences.ts_ms, until_ms=cut_ms)
+    wanted = first & split.test & (sequences.item > 0) & sequences.positive
+    return sequences.where(split.train), np.flatnonzero(wanted)
 
 
 def pieces(sequences: UserSequences, max_length: int) -> NDArray[np.int64]:

@@ -132,6 +132,7 @@ def _facts(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "from_ms": manifest.training.from_ms,
         "to_ms": manifest.training.to_ms,
         "n_events": manifest.training.n_events,
+        "preprocessing": manifest.preprocessing if isinstance(manifest.preprocessing, dict) else None,
         "command": manifest.training.command,
         "created_from": manifest.created_from,
         "metrics": manifest.metrics,
@@ -149,6 +150,15 @@ def _retrieval(manifest: Manifest) -> dict[str, Any] | None:
         "outputs": {name: str(tensor) for name, tensor in before.outputs.items()},
         "n_state": before.n_state,
     }
+
+
+def _preparation(manifest: Manifest) -> str:
+    """The steps that the training log went through; those in capitals the worker repeats."""
+    record = manifest.preprocessing
+    if not isinstance(record, dict):
+        return "nothing"
+    steps = [str(step["step"]).upper() if step["live"] else str(step["step"]) for step in record["steps"]]
+    return f"{', '.join(steps)}: {record['n_rows']:,} rows, {record['n_events']:,} events"
 
 
 def _table(folder: Path, manifest: Manifest) -> Table:
@@ -171,6 +181,7 @@ def _table(folder: Path, manifest: Manifest) -> Table:
         "features": manifest.feature_digest[:16],
         "trained on": f"{training.source}: {training.n_events:,} events, {_time(training.from_ms)} to "
         f"{_time(training.to_ms)}",
+        "prepared by": _preparation(manifest),
         "trained by": training.command,
         "written by": manifest.created_from,
         "metrics": "\n".join(f"{name}: {figure:.4g}" for name, figure in manifest.metrics.items()),

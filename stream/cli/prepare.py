@@ -25,6 +25,10 @@ def prepare(
 ) -> None:
     """Clean a raw log as the section [preprocess] of a configuration says, and show what was found and done.
 
+    Steps: complete, keep (rows for what they are); duplicates, bots, sessions, lines (of an order), returns, k_core,
+    rare (the log as a whole); indicator, gaps, outliers (missing and absurd numbers); and, last, those that the worker
+    repeats on live events: fill, clip, log1p, scale. Each is a table [[preprocess.steps]] with `step = NAME`.
+
     The same steps run inside `polytempo train`; this command is for looking at them, and for logs that go elsewhere.
     Steps are fitted on what lies before the end of training, if the configuration has a [window]. In what comes out,
     `value` is as producers would send it; `value_model` is what a model sees of it, and the worker makes that of live

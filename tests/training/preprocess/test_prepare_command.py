@@ -154,6 +154,11 @@ def test_a_bundle_carries_the_steps_and_the_worker_repeats_those_on_values(
     assert isinstance(record, dict)
     assert (record["n_rows"], record["n_events"]) == (2005, 2001)
 
+    assert main(["bundle", "show", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["preprocessing"] == record
+    assert main(["bundle", "show", str(out)]) == 0
+    assert "returns, lines, FILL, CLIP, LOG1P, SCALE: 2,005 rows" in " ".join(capsys.readouterr().out.split())
+
     assert main(["prepare", str(config), "--data", str(orders), "--out", str(tmp_path / "events.parquet")]) == 0
     events = pl.read_parquet(tmp_path / "events.parquet")
     value = events["value"].fill_null(float("nan")).to_numpy()
