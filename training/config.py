@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import polars as pl
@@ -30,8 +30,13 @@ __all__ = [
     "Data",
     "Features",
     "FusionTraining",
+    "LstmTraining",
+    "MovingAverageTraining",
     "RankerTraining",
     "RecurrentTraining",
+    "SequenceTraining",
+    "TempoTraining",
+    "TransformerTraining",
     "common_values",
     "feature_spec",
     "read_config",
@@ -244,6 +249,68 @@ class FusionTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     without: Literal["nothing", "sequence", "statistics"] = "nothing"
 
 
+class SequenceTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What all sequence models have in common. Defaults were chosen on film ratings, each user's event before last.
+
+    Attributes:
+        d: width of the embeddings and of the model.
+        n_items: vocabulary: the most common items of the training window, at most so many.
+        n_best: items given per event, enough that seen ones can be taken out.
+        dropout: of the model.
+        epochs: at most; the learning rate goes through one cycle over them.
+        batch: pieces of histories in a step. Few users need small batches, or there are too few steps to learn from.
+        length: events of a piece.
+        learning_rate: the peak of the cycle.
+        weight_decay: of AdamW, on matrices.
+        patience: epochs without a better figure on the later slice before training ends; 0 trains to the end.
+        hold_back: share of the training window's events, its last ones, that this figure is measured on.
+    """
+
+    d: Positive = 64
+    n_items: Positive = 20_000
+    n_best: Positive = 100
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    epochs: Positive = 16
+    batch: Positive = 16
+    length: Annotated[int, Meta(ge=2)] = 200
+    learning_rate: Annotated[float, Meta(gt=0)] = 3e-3
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    patience: Annotated[int, Meta(ge=0)] = 4
+    hold_back: Annotated[float, Meta(gt=0, lt=0.5)] = 0.1
+
+
+class MovingAverageTraining(SequenceTraining, frozen=True, tag="moving_average"):
+    """`training.nets.moving_average`. It looks back on as many events as the record keeps, at most 100."""
+
+
+class LstmTraining(SequenceTraining, frozen=True, tag="lstm_seq2seq"):
+    """`training.nets.lstm_seq2seq`."""
+
+
+class TransformerTraining(SequenceTraining, frozen=True, tag="transformer"):
+    """`training.nets.transformer`. It looks back on as many events as the record keeps, at most 100.
+
+    Attributes:
+        n_layers: see the model.
+        n_heads: see the model.
+    """
+
+    n_layers: Positive = 2
+    n_heads: Positive = 2
+
+
+class TempoTraining(SequenceTraining, frozen=True, tag="tempo"):
+    """`training.nets.tempo`.
+
+    Attributes:
+        n_layers: see the model.
+        n_scales: time scales that a score is the sum of.
+    """
+
+    n_layers: Positive = 1
+    n_scales: Positive = 4
+
+
 class Output(Struct, frozen=True, forbid_unknown_fields=True):
     """The bundle that comes out."""
 
@@ -251,6 +318,17 @@ class Output(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     version: int | str = 1
     description: str = ""
+
+
+AnyTraining: TypeAlias = (
+    RankerTraining
+    | RecurrentTraining
+    | FusionTraining
+    | MovingAverageTraining
+    | LstmTraining
+    | TransformerTraining
+    | TempoTraining
+)
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -272,7 +350,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
     bundle: Output
     data: Data
-    model: RankerTraining | RecurrentTraining | FusionTraining
+    model: AnyTraining
     window: Window = Window()
     features: Features = Features()
     policy: Policy = Policy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -52,10 +52,14 @@ class FitConfig:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where to keep what is needed to go on: a file, replaced in one step, after each epoch and `every` steps."""
+    """Where to keep what is needed to go on: a file, replaced in one step, after each epoch and `every` steps.
+
+    `about` is kept beside it for whoever reads the file: strings, numbers and lists of them.
+    """
 
     path: Path
     every: int = 200
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -128,14 +132,14 @@ def fit(
                 run.step(value)
                 bar.update(task, advance=1, loss=run.total / run.n_in_epoch, rate=bar.tasks[0].speed or 0.0)
                 if checkpoint is not None and run.done.n_steps % checkpoint.every == 0:
-                    run.save(checkpoint.path)
+                    run.save(checkpoint)
                 if on_step is not None:
                     on_step(run.done.n_steps)
             model.eval()
             with torch.no_grad():
                 run.end_epoch(None if evaluate is None else evaluate())
             if checkpoint is not None:
-                run.save(checkpoint.path)
+                run.save(checkpoint)
     run.restore_best()
     model.eval()
     return run.done
@@ -191,9 +195,11 @@ class _Run:
         if self.best:
             self.model.load_state_dict(self.best)
 
-    def save(self, path: Path) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Write aside, then rename: a kill at any moment leaves the old checkpoint or the new one."""
+        path = checkpoint.path
         content = {
+            "about": dict(checkpoint.about),
             "config": asdict(self.config),
             "n_total": self.n_total,
             "at": [self.epoch, self.n_in_epoch, self.total, self.stopped],

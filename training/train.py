@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from dataclasses import replace as with_fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,7 @@ from training.config import (
     FusionTraining,
     RankerTraining,
     RecurrentTraining,
+    SequenceTraining,
     common_values,
     feature_spec,
     span_ms,
@@ -44,36 +46,17 @@ from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
 from training.preprocess import preprocess
 from training.preprocess.pipeline import read_events
 from training.replay import RecordingScorer, Replay
+from training.reporter import Quiet, Reporter
 from training.rows import Rows, record
 from training.sequences import pieces
+from training.sequence_models import inputs_of, n_state_of, parts_of
 from training.targets import Targets, find_targets, sampled
+from training.train_sequences import learn, log_sequences, spec_for
 
-__all__ = ["Material", "Quiet", "Reporter", "Trained", "evaluate_bundle", "prepare", "train"]
+__all__ = ["Material", "Trained", "evaluate_bundle", "prepare", "train"]
 
 _EXAMPLES = 12
 _CANDIDATE_INPUTS = ("candidates", "candidate_features", "context_features")
-
-
-class Reporter(Protocol):
-    """Where progress goes."""
-
-    def stage(self, name: str, total: int) -> None:
-        """A stage of `total` steps begins; the one before it is over."""
-        ...
-
-    def at(self, done: int, note: str = "") -> None:
-        """So much of the stage is done; the note says what there is to say, such as the loss."""
-        ...
-
-
-class Quiet:
-    """A reporter for tests and programs: says nothing."""
-
-    def stage(self, name: str, total: int) -> None:
-        """Nothing."""
-
-    def at(self, done: int, note: str = "") -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,6 +155,7 @@ def train(
     tables: tuple[pl.DataFrame, pl.DataFrame | None] | None = None,
     report: Reporter | None = None,
     replace: bool = True,
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Do what a configuration says; writes the bundle.
 
@@ -179,12 +163,15 @@ def train(
         command: what the bundle's manifest gives as the way to make it again.
         tables: see `prepare`.
         replace: whether another bundle at the output path may be replaced.
+        checkpoint: of a sequence model, see `training.train_sequences.learn`.
 
     Raises:
         PolytempoError: see `prepare`.
         BundleError: the bundle cannot be written where it should be.
     """
     report = report or Quiet()
+    if checkpoint is not None and not isinstance(config.model, SequenceTraining):
+        raise PolytempoError("checkpoints are kept of sequence models.", "Leave --checkpoint out.")
     torch.set_num_threads(config.threads)
     clock = _Clock()
     report.stage("reading the log", 1)
@@ -194,6 +181,8 @@ def train(
         return _train_ranker(config, config.model, material, command, report, clock, replace)
     if isinstance(config.model, FusionTraining):
         return _train_fusion(config, config.model, material, command, report, clock, replace)
+    if isinstance(config.model, SequenceTraining):
+        return _train_sequence(config, config.model, material, command, report, clock, replace, checkpoint)
     return _train_recurrent(config, config.model, material, command, report, clock, replace)
 
 
@@ -374,6 +363,64 @@ def _train_recurrent(
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
 
 
+def _train_sequence(
+    config: Config,
+    model: SequenceTraining,
+    material: Material,
+    command: str,
+    report: Reporter,
+    clock: _Clock,
+    replace: bool,
+    checkpoint: Path | None,
+) -> Trained:
+    spec = spec_for(model, material.spec)
+    material = with_fields(material, spec=spec)
+    sequences = log_sequences(material.log, spec, material.from_ms, material.split_ms, model.n_items)
+    steps = _Steps(report)
+    learnt = learn(
+        config, model, sequences, spec, window=_window(material, command), checkpoint=checkpoint, on_step=steps
+    )
+    clock.lap("fit")
+    module = learnt.module
+    writer = _Writer(
+        config,
+        material,
+        module,
+        command,
+        replace,
+        None,
+        inputs_of(model),
+        "vocabulary",
+        sequences.vocabulary,
+        n_state_of(model, module),
+        parts_of(module),
+    )
+    bundle = writer.draft()
+    evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
+    clock.lap("evaluate")
+    manifest = writer.write({"n_rows": float(len(sequences)), **learnt.metrics(), **evaluation.metrics()})
+    return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
+
+
+class _Steps:
+    """Tells a reporter of steps; how many there will be is known at the first."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report, self._begun = report, False
+
+    def __call__(self, done: int, n_steps: int, note: str) -> None:
+        if not self._begun:
+            self._report.stage("training", n_steps)
+            self._begun = True
+        self._report.at(done, note)
+
+
+def _window(material: Material, command: str) -> TrainingWindow:
+    """What a bundle says of its training."""
+    rows = material.log.between(material.from_ms, material.split_ms)
+    return TrainingWindow(material.from_ms, material.split_ms, rows.stop - rows.start, material.source, command)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Writer:
     """Writes a bundle twice: aside, to be evaluated, and with its figures where it belongs."""
@@ -389,6 +436,7 @@ class _Writer:
     vocabulary: list[str] | None = None
     n_state: int = 0
     retrieval: SequenceModel | None = None
+    parts: tuple[str, ...] = ()
 
     def draft(self) -> Bundle:
         """The bundle without figures, loaded with every check."""
@@ -402,7 +450,6 @@ class _Writer:
 
     def _write(self, path: Path, metrics: dict[str, float]) -> Manifest:
         output, material = self.config.bundle, self.material
-        window = material.log.between(material.from_ms, material.split_ms)
         return write_bundle(
             path,
             module=self.module,
@@ -411,11 +458,10 @@ class _Writer:
             space=self.space,
             name=output.name,
             version=output.version,
-            training=TrainingWindow(
-                material.from_ms, material.split_ms, window.stop - window.start, material.source, self.command
-            ),
+            training=_window(material, self.command),
             vocabulary=self.vocabulary or [],
             n_state=self.n_state,
+            parts=self.parts,
             policy=self.config.policy,
             metrics=metrics,
             description=output.description,

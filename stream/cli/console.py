@@ -6,7 +6,7 @@ A command writes its progress, tables and remarks to `people`, and its one line 
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -52,7 +52,7 @@ def progress(*, unit: str = "", transient: bool = False) -> Progress:
     )
 
 
-def print_json(document: Mapping[str, Any]) -> None:
+def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write `document` to standard output as one line, at once, untouched by terminal width or colours.
 
     Raises:

@@ -71,6 +71,8 @@ COMMANDS: Final = (
     Command("schema", DATA, "Print the messages' contract as JSON Schema or AsyncAPI."),
     Command("prepare", DATA, "Clean a raw log as a configuration says, and account for every row."),
     Command("train", MODELS, "Train a bundle from a log of events."),
+    Command("export", MODELS, "Make a bundle of a training's checkpoint."),
+    Command("compare", MODELS, "Compare sequence models and baselines on a log."),
     Command("bundle", MODELS, "Inspect and verify a bundle."),
     Command("backtest", MODELS, "Replay a range of a topic or a log through bundles and baselines."),
     Command("verify", MODELS, "Hold live recommendations against a replay of their inputs."),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from rich.progress import TaskID
 from rich.table import Table
 
-from stream.cli.console import people, print_json, progress, results
+from stream.cli.bars import Bars
+from stream.cli.console import people, print_json, results
 from stream.errors import PolytempoError
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ def train(
     out: Path | None = None,
     seed: int | None = None,
     evaluate: Path | None = None,
+    checkpoint: Path | None = None,
     keep: bool = False,
     json: bool = False,
 ) -> None:
@@ -55,6 +55,8 @@ def train(
         out: Folder of the bundle, instead of the configuration's.
         seed: Instead of the configuration's.
         evaluate: Train nothing; judge this bundle on the validation range of the log.
+        checkpoint: Of a sequence model: a file that keeps what is needed to go on after a stop; the same command does.
+            `polytempo export` makes a bundle of it.
         keep: Fail if another bundle is at the output path, instead of replacing it.
         json: Print one line at the end: path, reference, metrics, seconds.
     """
@@ -67,7 +69,7 @@ def train(
     tables = _simulated(settings)
     if evaluate is not None:
         bundle = load_bundle(evaluate)
-        with _Bars() as bars:
+        with Bars() as bars:
             bars.stage("reading the log", 1)
             material = prepare(settings, tables)
             evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(settings.period), report=bars)
@@ -76,8 +78,15 @@ def train(
         if json:
             print_json({"path": str(evaluate), "reference": bundle.reference, "metrics": metrics})
         return
-    with _Bars() as bars:
-        trained = run(settings, command=_command(config, data), tables=tables, report=bars, replace=not keep)
+    with Bars() as bars:
+        trained = run(
+            settings,
+            command=_command(config, data),
+            tables=tables,
+            report=bars,
+            replace=not keep,
+            checkpoint=checkpoint,
+        )
     metrics = trained.manifest.metrics
     _show(f"{trained.manifest.reference} in {trained.path}", dict(metrics), json=json)
     if json:
@@ -145,39 +154,3 @@ def _show(title: str, metrics: dict[str, float], *, json: bool) -> None:
         row = [f"{metrics[f'{name}/{column}' if name else column]:.4f}" for column in columns]
         table.add_row(name.replace("_", " ") or "this model", *row, style=style)
     (people if json else results).print(table)
-
-
-class _Bars:
-    """One bar per stage, with what the stage has to say behind it."""
-
-    def __init__(self) -> None:
-        self._progress = progress()
-        self._task: TaskID | None = None
-        self._name, self._total = "", 1
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._finish()
-        self._progress.stop()
-
-    def stage(self, name: str, total: int) -> None:
-        """Begin a bar."""
-        self._finish()
-        self._name, self._total = name, max(total, 1)
-        self._task = self._progress.add_task(name, total=self._total)
-
-    def at(self, done: int, note: str = "") -> None:
-        """Move the bar on."""
-        if self._task is not None:
-            description = f"{self._name} [dim]{note}[/]" if note else self._name
-            self._progress.update(self._task, completed=done, description=description)
-
-    def _finish(self) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, completed=self._total)

@@ -14,9 +14,9 @@ from training.backtest.analysis import Analysis, Difference
 from training.backtest.charts import COLOURS, Line, bars, intervals, lines
 from training.backtest.run import BASELINES, Example
 
-__all__ = ["report_html", "write_report"]
+__all__ = ["STYLE", "report_html", "write_report"]
 
-_STYLE: Final = """
+STYLE: Final = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: #1c2430; background: #fff;
        max-width: 900px; margin: 40px auto 80px; padding: 0 20px; }
@@ -66,7 +66,7 @@ def report_html(analysis: Analysis, *, title: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(sections)
         + "\n</body></html>\n"
     )

@@ -1,0 +1,205 @@
+"""The training of a sequence model from a log: histories, early stopping on a later slice, checkpoints.
+
+    |----------- training window -----------|------ validation ------|
+    |------- learnt from -------|- choose  -|
+                                hold_back
+
+Which epoch is exported is chosen on the end of the training window; what is reported comes from the validation range
+behind it, by replaying the log through the bundle as a worker would.
+
+A checkpoint holds everything that an export needs, the weights of the best epoch among it: `export_checkpoint` makes a
+bundle of a run that still goes on, or was ended.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from stream.bundle.manifest import Manifest, TrainingWindow
+from stream.core.features import FeatureSpec
+from stream.errors import PolytempoError
+from training.compare.models import N_HISTORY, score_with
+from training.compare.task import inner, look
+from training.config import Config, SequenceTraining
+from training.export import write_bundle
+from training.fit import Checkpoint, Fitted, fit
+from training.log import Log
+from training.losses import full_cross_entropy
+from training.metrics import ndcg
+from training.sequence_models import SequenceModel, batches_for, build, fit_config, inputs_of, n_state_of, parts_of
+from training.sequences import UserSequences
+
+__all__ = ["Learnt", "export_checkpoint", "learn", "log_sequences", "spec_for"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learnt:
+    """What came of a training.
+
+    Attributes:
+        module: with the weights of the best epoch.
+        fitted: losses and figures of all epochs.
+    """
+
+    module: SequenceModel
+    fitted: Fitted
+
+    def metrics(self) -> dict[str, float]:
+        """For the manifest; `choose/ndcg@10` is what the epoch was chosen by."""
+        best = self.fitted.best_epoch
+        return {
+            "epochs": float(len(self.fitted.losses)),
+            "best_epoch": float(best),
+            "train/loss": self.fitted.losses[best - 1],
+            "choose/ndcg@10": self.fitted.figures[best - 1],
+        }
+
+
+def spec_for(model: SequenceTraining, spec: FeatureSpec) -> FeatureSpec:
+    """The features with histories as long as the record's ring, up to what a model can use.
+
+    Raises:
+        PolytempoError: more kinds of events than models tell apart.
+    """
+    if spec.state.n_kinds > 8:
+        raise PolytempoError(f"sequence models tell 8 kinds of events apart, not {spec.state.n_kinds}.")
+    reads = "history_items" in inputs_of(model)
+    return replace(spec, n_history=min(spec.state.n_ring, N_HISTORY)) if reads else spec
+
+
+def log_sequences(log: Log, spec: FeatureSpec, from_ms: int, until_ms: int, n_items: int) -> UserSequences:
+    """Users' histories within `[from_ms, until_ms)`; the vocabulary are its `n_items` most common items."""
+    window = log.between(from_ms, until_ms)
+    rows = window.start + np.flatnonzero(log.happened()[window])
+    counts = np.bincount(log.item[rows], minlength=len(log.item_ids))
+    common = np.argsort(-counts, kind="stable")[:n_items]
+    common = common[counts[common] > 0]
+    index = np.zeros(len(log.item_ids), np.int64)
+    index[common] = np.arange(1, len(common) + 1)
+    rows = rows[np.argsort(log.user[rows], kind="stable")]  # the log is in the order of time
+    kind = log.kind[rows].astype(np.int64)
+    return UserSequences(
+        user_ids=log.user_ids,
+        vocabulary=[log.item_ids[number] for number in common.tolist()],
+        start=np.searchsorted(log.user[rows], np.arange(len(log.user_ids) + 1)).astype(np.int64),
+        item=index[log.item[rows]],
+        kind=kind,
+        ts_ms=log.ts_ms[rows],
+        value=np.nan_to_num(spec.values.transform(log.value[rows], log.kind[rows])).astype(np.float32),
+        positive=spec.types.weight_table()[kind] > 0,
+    )
+
+
+def learn(
+    config: Config,
+    model: SequenceTraining,
+    sequences: UserSequences,
+    spec: FeatureSpec,
+    *,
+    window: TrainingWindow,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, int, str], None] | None = None,
+) -> Learnt:
+    """Train on all but the end of the histories, and keep the epoch that predicts that end best.
+
+    Args:
+        window: what the bundle will say of its training.
+        checkpoint: file to go on from, if it is there, and to keep what is needed to go on or to export.
+        on_step: called with the steps taken, all that there may be, and the last epoch's figure.
+
+    Raises:
+        PolytempoError: there is nothing to learn from or to choose by, or the checkpoint is of another run.
+    """
+    if len(sequences) == 0 or not sequences.vocabulary:
+        raise PolytempoError("there is no event on an item in the training window.")
+    train, task = inner(sequences, model.hold_back)
+    if len(task.rows) == 0 or len(train) == 0:
+        raise PolytempoError(
+            f"the last {model.hold_back:.0%} of the training window have {len(task.rows)} events to choose by, "
+            f"and before them are {len(train)}: both are needed.",
+            "Train on a longer window, or set hold_back.",
+        )
+    torch.manual_seed(config.seed)
+    scales = spec.state.scales
+    module = build(model, len(sequences.vocabulary), n_history=spec.n_history, scales=scales)
+    epoch = batches_for(model, train, n_history=spec.n_history, scales=scales, seed=config.seed)
+    n_steps = model.epochs * sum(1 for _ in epoch(0))
+    note = [""]
+
+    def evaluate() -> float:
+        figure = ndcg(look(task, score_with(module, task.whole), max_length=model.length).place)
+        note[0] = f"NDCG {figure:.3f}"
+        return figure
+
+    about = {
+        "config": msgspec.json.encode(config).decode(),
+        "features": msgspec.json.encode(spec.to_json()).decode(),
+        "window": msgspec.json.encode(window).decode(),
+        "vocabulary": sequences.vocabulary,
+    }
+    try:
+        fitted = fit(
+            module,
+            epoch,
+            lambda batch: module.loss(batch, full_cross_entropy),
+            fit_config(model, config.seed),
+            evaluate=evaluate,
+            checkpoint=None if checkpoint is None else Checkpoint(checkpoint, about=about),
+            on_step=None if on_step is None else lambda done: on_step(done, n_steps, note[0]),
+        )
+    except ValueError as error:
+        raise PolytempoError(f"{error}") from error
+    return Learnt(module, fitted)
+
+
+def export_checkpoint(checkpoint: Path, out: Path, *, replace_other: bool = True) -> Manifest:
+    """Write the bundle of the best epoch that a checkpoint knows, or of its last step where no epoch has ended.
+
+    Raises:
+        PolytempoError: the file is no checkpoint of `polytempo train`.
+        BundleError: the bundle cannot be written there.
+    """
+    try:
+        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        about = content["about"]
+        config = msgspec.json.decode(about["config"], type=Config)
+        spec = FeatureSpec.from_json(msgspec.json.decode(about["features"]))
+        window = msgspec.json.decode(about["window"], type=TrainingWindow)
+    except OSError as error:
+        raise PolytempoError(f"{checkpoint} cannot be read: {error.strerror}.") from error
+    except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise PolytempoError(
+            f"{checkpoint.name} is no checkpoint of a sequence model.", "`polytempo train --checkpoint` writes them."
+        ) from error
+    model = config.model
+    if not isinstance(model, SequenceTraining):
+        raise PolytempoError(f"{checkpoint.name} is of a {type(model).__name__}, which is no sequence model.")
+    module = build(model, len(about["vocabulary"]), n_history=spec.n_history, scales=spec.state.scales)
+    module.load_state_dict(content["best"] or content["model"])
+    fitted = Fitted(**content["done"])
+    metrics = Learnt(module, fitted).metrics() if fitted.best_epoch > 0 else {}
+    return write_bundle(
+        out,
+        module=module,
+        inputs=inputs_of(model),
+        features=spec,
+        space="vocabulary",
+        name=config.bundle.name,
+        version=config.bundle.version,
+        training=window,
+        vocabulary=about["vocabulary"],
+        n_state=n_state_of(model, module),
+        parts=parts_of(module),
+        policy=config.policy,
+        metrics={name: round(value, 5) for name, value in metrics.items()},
+        description=config.bundle.description,
+        replace=replace_other,
+    )
