@@ -48,8 +48,8 @@ from training.preprocess.pipeline import read_events
 from training.replay import RecordingScorer, Replay
 from training.reporter import Quiet, Reporter
 from training.rows import Rows, record
-from training.sequences import pieces
 from training.sequence_models import inputs_of, n_state_of, parts_of
+from training.sequences import pieces
 from training.targets import Targets, find_targets, sampled
 from training.train_sequences import learn, log_sequences, spec_for
 

@@ -212,3 +212,14 @@ def test_the_decoders_of_the_lstm_learn_their_own_horizons() -> None:
     best_of_week = model.horizon_logits(queries)[:, :, 3].argmax(dim=-1) + 1
     assert (best_of_week == 5).float().mean() > 0.9
     assert (model.horizon_logits(queries)[:, :, 0].argmax(dim=-1) + 1 == 5).float().mean() < 0.5
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_batch_without_a_target_has_no_loss(name: str) -> None:
+    model, batch = build(name), whole()
+    nothing = replace(batch, target=torch.zeros_like(batch.target))
+    if name == "lstm_seq2seq":
+        nothing = replace(nothing, ahead=torch.zeros(*batch.target.shape, 3, dtype=torch.int64))
+    loss = model.loss(nothing, full_cross_entropy)
+    assert loss.item() == 0
+    loss.backward()

@@ -144,7 +144,9 @@ class MovingAverage(nn.Module):
         within = (behind >= 0) & (behind < self.config.n_history)
         known = batch.target > 0
         logits = self.logits(batch.item, age_s.masked_fill(~within, -1.0), batch.kind, batch.windows)
-        return functional.cross_entropy(logits[known], batch.target[known] - 1)
+        # A sum, so that a batch without a target has a loss of 0 and not of 0 / 0.
+        total = functional.cross_entropy(logits[known], batch.target[known] - 1, reduction="sum")
+        return total / known.sum().clamp(min=1)
 
     def predict(self, batch: SequenceBatch, at: Tensor) -> Tensor:
         """Scores (B, V) right after event `at` (B,) of each sequence, from the history that would be served."""

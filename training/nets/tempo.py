@@ -1,23 +1,25 @@
 """Tempo, the flagship on one page: a gated linear recurrence that decays in physical time, read out per time scale.
 
-The cell is a real-gated linear recurrence, De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention
-for Efficient Language Models", 2024 (arXiv 2402.19427), but what a channel forgets depends on how much time has passed
-and on its own time constant: tau is spread log-uniformly from a minute to sixty days, and learnt.
+A real-gated linear recurrence in the line of De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention
+for Efficient Language Models", 2024 (arXiv 2402.19427), but what is forgotten depends on how much time has passed: each
+scale g keeps the whole vector of the user's past, each channel with a time constant of its own, tau spread
+log-uniformly from a minute to sixty days over all scales, and learnt.
 
-    x     = embedding of the event
-    c     = causal depthwise convolution of width 4 over RMSNorm(x)
-    u, z  = W c
-    r     = gate(c) * (gap / tau + tick)              a = exp(-r)
-    s     = a s + sqrt(1 - a^2) gate_in(c) u
-    x     = x + W_o (s silu(z));    x = x + SwiGLU(RMSNorm(x))
+    x      = embedding of the event: item, kind, value, gap        v = that of its item alone (layer 1), x (later)
+    c      = causal depthwise convolution of width 4 over RMSNorm(x)
+    a_g    = exp(-gate_g(c) (gap / tau_g + tick_g))
+    s_g    = a_g s_g + gate(c) W v
+    y_g    = W_g (RMSNorm(s_g) silu(Z_g c))
+    r_g    = skip v + y_g;    r_g = r_g + SwiGLU_g(RMSNorm(r_g))
 
-`tick` is what an event itself ages the state by: events of the same second would otherwise write nothing, since a = 1.
+`tick` is what an event itself ages the state by: otherwise events of one second would be summed up for ever.
 
-The last layer keeps its scales apart. Channels of like tau form a group; W_o's share of each group, with the residual,
-goes through a SwiGLU of the group's own (together as wide as the one they replace) to a query of its own, and a gate
-that sees the event's context weighs the scales:
+Its start is not noise. With W = W_g = 1 and open gates, s_g are exponential moving averages of item embeddings and
+the score is how close an item is to them, which for few users is hard to beat (Kabbur et al., "FISM", 2013). What the
+gates, the convolution and the SwiGLU add is learnt from there; from noise, such a cell learns several times slower.
 
-    score(i) = sum over scales g of  alpha_g (query_g . item_i + bias_i),      alpha = softmax(W x)
+    score(i) = sum over scales g of  alpha_g (query_g . item_i + bias_i)
+    query_g  = RMSNorm(r_g),   alpha = softmax(W [RMSNorm(x), log |s|])
 
 so a score is exactly the sum of its scales, and they go out with it as named parts. Served scores are relative to the
 average item: a scale then says what it has for this item, not how loud it is. One scale is the plain cell, for
@@ -43,6 +45,7 @@ from training.sequences import SequenceBatch
 __all__ = ["Tempo", "TempoConfig"]
 
 WIDTH = 4  # of the convolution: the last three inputs are part of the state
+_SILU_IS_ONE = 1.2784645
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +54,30 @@ class TempoConfig:
 
     Attributes:
         n_items: vocabulary size V; indices run from 1, 0 is padding or an unknown item.
-        d: width; the best of a film log of a million ratings on two cores in ten minutes.
-        n_layers: two, of which the second reads what the first remembers.
-        n_scales: groups of channels: with four, minutes, hours, days and weeks.
+        d: width; the state has d floats for each scale.
+        n_layers: one; a second found nothing more on a hundred thousand ratings.
+        n_scales: with four, minutes, hours, days and weeks.
         shortest_s, longest_s: the ends of the spread of tau: a minute, sixty days.
+        first_tick, last_tick: those of tick, from the fastest channel to the slowest.
         n_best: items given per event; enough that what the user has seen can be taken out of them.
-        dropout: on the embedding, and before the read-out; in training only.
+        dropout: on what the scales remember, and before the read-out; in training only.
     """
 
     n_items: int
-    d: int = 128
-    n_layers: int = 2
+    d: int = 64
+    n_layers: int = 1
     n_scales: int = 4
     shortest_s: float = 60.0
     longest_s: float = 60 * 86_400.0
+    first_tick: float = 1 / 4
+    last_tick: float = 1 / 256
     n_best: int = 100
     dropout: float = 0.2
 
     @property
     def n_state(self) -> int:
-        """Floats of state per user: each layer's channels, and its convolution's last three inputs."""
-        return self.n_layers * self.d * WIDTH
+        """Floats of state per user: each layer's scales, and its convolution's last three inputs."""
+        return self.n_layers * self.d * (self.n_scales + WIDTH - 1)
 
 
 class Tempo(nn.Module):
@@ -80,17 +86,19 @@ class Tempo(nn.Module):
     def __init__(self, config: TempoConfig) -> None:
         super().__init__()
         d, n_scales = config.d, config.n_scales
-        if d % n_scales != 0:
-            raise ValueError(f"{d} channels do not fall into {n_scales} equal groups")
+        if 2 * d % n_scales != 0:
+            raise ValueError(f"{2 * d} channels of a SwiGLU do not fall into {n_scales} equal groups")
         self.config = config
         self.n_best = min(config.n_best, config.n_items)
         self.events = EventEmbedding(config.n_items, d)
-        groups = [1] * (config.n_layers - 1) + [n_scales]
-        self.cells = nn.ModuleList(Cell(config, n_groups) for n_groups in groups)
-        self.gate = nn.Linear(d, n_scales)
+        self.cells = nn.ModuleList(Cell(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(d)
+        self.gate = nn.Linear(d + n_scales, n_scales)
         self.final = RMSNorm(d)
         self.bias = nn.Parameter(torch.zeros(config.n_items))
         self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.gate.weight, std=0.02)
+        nn.init.zeros_(self.gate.bias)
 
     def forward(self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor) -> tuple[Tensor, ...]:
         """One event per user, in time and memory that do not depend on how many came before.
@@ -118,24 +126,28 @@ class Tempo(nn.Module):
         self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """-> queries (B, G, d), alpha (B, G), state (B, n_state)."""
-        x = self.events(item, kind, gap_s, value)
-        kept = state.reshape(-1, self.config.n_layers, WIDTH, self.config.d)  # s, then inputs, oldest first
+        x, known = self.events(item, kind, gap_s, value), self._value(item)
+        kept = state.reshape(
+            -1, self.config.n_layers, self.config.n_scales + WIDTH - 1, self.config.d
+        )  # scales, then inputs, oldest first
         written = []
-        scales = x.unsqueeze(-2)
+        scales, sizes = known.unsqueeze(-2), x
+        first, fed = x, known
         for at, cell in enumerate(cast("list[Cell]", self.cells)):
-            x = scales.sum(dim=-2)
-            scales, wrote = cell.step(x, gap_s, kept[:, at])
+            scales, sizes, wrote = cell.step(x, fed, gap_s, kept[:, at])
+            x = fed = scales.mean(dim=-2)
             written.append(wrote)
-        return (*self._read(x, scales), torch.stack(written, dim=1).flatten(1))
+        return (*self._read(first, scales, sizes), torch.stack(written, dim=1).flatten(1))
 
     def sequence(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """Whole histories from empty states, all events in parallel -> queries (B, T, G, d), alpha (B, T, G)."""
-        x = self.dropout(self.events(batch.item, batch.kind, batch.gap_s, batch.value))
-        scales = x.unsqueeze(-2)
+        x, known = self.events(batch.item, batch.kind, batch.gap_s, batch.value), self._value(batch.item)
+        scales, sizes = known.unsqueeze(-2), x
+        first, fed = x, known
         for cell in cast("list[Cell]", self.cells):
-            x = scales.sum(dim=-2)
-            scales = cell.sequence(x, batch.gap_s)
-        return self._read(x, scales)
+            scales, sizes = cell.sequence(x, fed, batch.gap_s, self.dropout)
+            x = fed = scales.mean(dim=-2)
+        return self._read(first, scales, sizes)
 
     def logits(self, query: Tensor) -> Tensor:
         """Scores of the whole vocabulary, relative to the average item: (..., d) -> (..., V)."""
@@ -167,63 +179,91 @@ class Tempo(nn.Module):
         items = self.events.items.weight[1:]
         return items - items.mean(dim=0), self.bias - self.bias.mean()
 
-    def _read(self, x: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    def _value(self, item: Tensor) -> Tensor:
+        """(...) -> (..., d) items alone, of about unit size."""
+        value: Tensor = self.events.items(item) * math.sqrt(self.config.d)
+        return value
+
+    def _read(self, x: Tensor, scales: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """x (..., d), scales (..., G, d), sizes (..., G) -> queries (..., G, d), alpha (..., G)."""
         queries = self.dropout(self.final(scales))
-        return queries, torch.softmax(self.gate(x), dim=-1)
+        return queries, torch.softmax(self.gate(torch.cat([self.norm(x), sizes], dim=-1)), dim=-1)
 
 
 class Cell(nn.Module):
-    """One layer. With `n_groups` above 1, the groups' outputs stay apart; otherwise there is one of them."""
+    """One layer: every scale keeps a fading sum of what came in, and speaks for itself."""
 
-    def __init__(self, config: TempoConfig, n_groups: int) -> None:
+    def __init__(self, config: TempoConfig) -> None:
         super().__init__()
-        d, self.n_groups = config.d, n_groups
+        d, n_scales = config.d, config.n_scales
+        self.n_scales = n_scales
         self.norm = RMSNorm(d)
         self.taps = nn.Parameter(torch.randn(WIDTH, d) * 0.1)
-        self.mix = nn.Linear(d, 4 * d)  # u, z, the gate of forgetting, the gate of writing
-        self.log_tau = nn.Parameter(torch.linspace(math.log(config.shortest_s), math.log(config.longest_s), d))
-        self.log_tick = nn.Parameter(torch.linspace(math.log(1 / 4), math.log(1 / 128), d))
-        self.out = nn.Parameter(torch.randn(n_groups, d // n_groups, d) * d**-0.5)
+        self.value = nn.Linear(d, d, bias=False)
+        self.write = nn.Linear(d, d)
+        self.forget = nn.Linear(d, n_scales)
+        self.show = nn.Linear(d, n_scales * d)
+        # Vectors, all of them: weight decay, which pulls matrices towards 0, has no business with a time constant.
+        n = n_scales * d
+        self.log_tau = nn.Parameter(torch.linspace(math.log(config.shortest_s), math.log(config.longest_s), n))
+        self.log_tick = nn.Parameter(torch.linspace(math.log(config.first_tick), math.log(config.last_tick), n))
+        self.gain = nn.Parameter(torch.ones(n))
+        self.out = nn.Parameter(torch.eye(d).repeat(n_scales, 1, 1))
+        self.skip = nn.Parameter(torch.ones(d))
         self.norm_wide = RMSNorm(d)
-        n_wide = 2 * d // n_groups
-        self.wide = nn.Parameter(torch.randn(n_groups, d, 2 * n_wide) * d**-0.5)
-        self.narrow = nn.Parameter(torch.randn(n_groups, n_wide, d) * (2 * d) ** -0.5)
+        n_wide = 2 * d // n_scales
+        self.wide = nn.Parameter(torch.randn(n_scales, d, 2 * n_wide) * d**-0.5)
+        self.narrow = nn.Parameter(torch.randn(n_scales, n_wide, d) * 0.3 * (2 * d) ** -0.5)
+        # It starts as moving averages of items: what goes in comes out, and gates are open.
+        nn.init.eye_(self.value.weight)
+        for gate in (self.write, self.forget, self.show):
+            nn.init.normal_(gate.weight, std=0.02)
+            nn.init.zeros_(gate.bias)
+        nn.init.constant_(self.show.bias, _SILU_IS_ONE)
         with torch.no_grad():
             self.taps[-1] += 1.0  # starts close to the event itself
 
-    def step(self, x: Tensor, gap_s: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, d), gap_s (B,), kept (B, WIDTH, d) -> scales (B, groups, d), kept (B, WIDTH, d)."""
-        inputs = torch.cat([kept[:, 1:], self.norm(x).unsqueeze(1)], dim=1)  # (B, WIDTH, d)
-        keep, write, z = self._gates((inputs * self.taps).sum(dim=1), gap_s)
-        s = keep * kept[:, 0] + write
-        return self._out(x, s * functional.silu(z)), torch.cat([s.unsqueeze(1), inputs[:, 1:]], dim=1)
+    def step(self, x: Tensor, value: Tensor, gap_s: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, value (B, d), gap_s (B,), kept (B, G + 3, d) -> scales (B, G, d), their sizes (B, G), kept."""
+        s, inputs = kept[:, : self.n_scales], kept[:, self.n_scales :]
+        inputs = torch.cat([inputs, self.norm(x).unsqueeze(1)], dim=1)  # (B, WIDTH, d)
+        c = (inputs * self.taps).sum(dim=1)
+        s = self._keep(c, gap_s) * s + self._new(c, value).unsqueeze(-2)
+        return *self._out(c, value, s), torch.cat([s, inputs[:, 1:]], dim=1)
 
-    def sequence(self, x: Tensor, gap_s: Tensor) -> Tensor:
-        """x (B, T, d), gap_s (B, T) -> scales (B, T, groups, d)."""
+    def sequence(self, x: Tensor, value: Tensor, gap_s: Tensor, dropout: nn.Module) -> tuple[Tensor, Tensor]:
+        """x, value (B, T, d), gap_s (B, T) -> scales (B, T, G, d), their sizes (B, T, G)."""
         inputs = functional.pad(self.norm(x), (0, 0, WIDTH - 1, 0))
         n_steps = x.shape[1]
-        conv = torch.zeros_like(x)
+        c = torch.zeros_like(x)
         for at in range(WIDTH):
-            conv = conv + inputs[:, at : at + n_steps] * self.taps[at]
-        keep, write, z = self._gates(conv, gap_s)
-        return self._out(x, linear_scan(keep, write) * functional.silu(z))
+            c = c + inputs[:, at : at + n_steps] * self.taps[at]
+        keep = self._keep(c, gap_s)  # (B, T, G, d)
+        new = self._new(c, value).unsqueeze(-2).expand_as(keep)
+        s = linear_scan(keep.flatten(2), new.flatten(2)).reshape(keep.shape)
+        return self._out(c, value, s, dropout)
 
-    def _gates(self, c: Tensor, gap_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c (..., d), gap_s (...) -> a, sqrt(1 - a^2) gate_in u, z, each (..., d)."""
-        u, z, forget, write = self.mix(c).chunk(4, dim=-1)
-        aged = gap_s.clamp(min=0.0).unsqueeze(-1) * torch.exp(-self.log_tau) + torch.exp(self.log_tick)
-        r = 2 * torch.sigmoid(forget) * aged  # the gate starts at 1, so tau starts as what it says
-        # 1 - exp(-2r) = 2t / (1 + t) with t = tanh r, which loses no digits where r is tiny.
-        t = torch.tanh(r)
-        return torch.exp(-r), torch.sqrt(2 * t / (1 + t)) * torch.sigmoid(write) * u, z
+    def _keep(self, c: Tensor, gap_s: Tensor) -> Tensor:
+        """c (..., d), gap_s (...) -> a (..., G, d)."""
+        aged = gap_s.clamp(min=0.0).unsqueeze(-1) * torch.exp(-self.log_tau) + torch.exp(self.log_tick)  # (..., G d)
+        gate = 2 * torch.sigmoid(self.forget(c)).unsqueeze(-1)  # starts at 1, so tau starts as what it says
+        return torch.exp(-aged.reshape(*aged.shape[:-1], self.n_scales, len(self.skip)) * gate)
 
-    def _out(self, x: Tensor, y: Tensor) -> Tensor:
-        """x, y (..., d) -> (..., groups, d): residual and SwiGLU of each group."""
-        y = y.reshape(*y.shape[:-1], self.n_groups, y.shape[-1] // self.n_groups)
-        r = x.unsqueeze(-2) + _by_group(y, self.out)
+    def _new(self, c: Tensor, value: Tensor) -> Tensor:
+        """c, value (..., d) -> what is written, (..., d)."""
+        new: Tensor = self.value(value) * 2 * torch.sigmoid(self.write(c))
+        return new
+
+    def _out(self, c: Tensor, value: Tensor, s: Tensor, dropout: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """c, value (..., d), s (..., G, d) -> scales (..., G, d), the log of their sizes (..., G)."""
+        size = s.square().mean(dim=-1, keepdim=True) + 1e-4
+        y = s * torch.rsqrt(size) * self.gain.reshape(self.n_scales, -1)
+        y = dropout(y) if dropout is not None else y
+        y = y * functional.silu(self.show(c)).reshape(s.shape)
+        r = (self.skip * value).unsqueeze(-2) + _by_group(y, self.out)
         signal, gate = _by_group(self.norm_wide(r), self.wide).chunk(2, dim=-1)
-        wide: Tensor = r + _by_group(signal * functional.silu(gate), self.narrow)
-        return wide
+        r = r + _by_group(signal * functional.silu(gate), self.narrow)
+        return r, torch.log(size.squeeze(-1)) / 4
 
 
 def _by_group(x: Tensor, weight: Tensor) -> Tensor:
