@@ -168,7 +168,7 @@ def test_the_time_scales_of_tempo_forget_at_their_own_pace() -> None:
 
 
 def test_channels_that_do_not_fall_into_equal_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match="16 channels"):
+    with pytest.raises(ValueError, match="32 channels"):
         Tempo(replace(TEMPO, n_scales=3))
 
 
