@@ -51,7 +51,7 @@ from training.rows import Rows, record
 from training.sequence_models import inputs_of, n_state_of, parts_of
 from training.sequences import pieces
 from training.targets import Targets, find_targets, sampled
-from training.train_sequences import learn, log_sequences, spec_for
+from training.train_sequences import learn, spec_for
 
 __all__ = ["Material", "Trained", "evaluate_bundle", "prepare", "train"]
 
@@ -375,7 +375,8 @@ def _train_sequence(
 ) -> Trained:
     spec = spec_for(model, material.spec)
     material = with_fields(material, spec=spec)
-    sequences = log_sequences(material.log, spec, material.from_ms, material.split_ms, model.n_items)
+    window = material.log.between(material.from_ms, material.split_ms)
+    sequences = sequences_of(material.log, spec, window, model.n_items)
     steps = _Steps(report)
     learnt = learn(
         config, model, sequences, spec, window=_window(material, command), checkpoint=checkpoint, on_step=steps
@@ -393,7 +394,7 @@ def _train_sequence(
         "vocabulary",
         sequences.vocabulary,
         n_state_of(model, module),
-        parts_of(module),
+        parts=parts_of(module),
     )
     bundle = writer.draft()
     evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)

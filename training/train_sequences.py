@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 
 from stream.bundle.manifest import Manifest, TrainingWindow
@@ -31,13 +30,12 @@ from training.compare.task import inner, look
 from training.config import Config, SequenceTraining
 from training.export import write_bundle
 from training.fit import Checkpoint, Fitted, fit
-from training.log import Log
 from training.losses import full_cross_entropy
 from training.metrics import ndcg
 from training.sequence_models import SequenceModel, batches_for, build, fit_config, inputs_of, n_state_of, parts_of
 from training.sequences import UserSequences
 
-__all__ = ["Learnt", "export_checkpoint", "learn", "log_sequences", "spec_for"]
+__all__ = ["Learnt", "export_checkpoint", "learn", "spec_for"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,29 +71,6 @@ def spec_for(model: SequenceTraining, spec: FeatureSpec) -> FeatureSpec:
         raise PolytempoError(f"sequence models tell 8 kinds of events apart, not {spec.state.n_kinds}.")
     reads = "history_items" in inputs_of(model)
     return replace(spec, n_history=min(spec.state.n_ring, N_HISTORY)) if reads else spec
-
-
-def log_sequences(log: Log, spec: FeatureSpec, from_ms: int, until_ms: int, n_items: int) -> UserSequences:
-    """Users' histories within `[from_ms, until_ms)`; the vocabulary are its `n_items` most common items."""
-    window = log.between(from_ms, until_ms)
-    rows = window.start + np.flatnonzero(log.happened()[window])
-    counts = np.bincount(log.item[rows], minlength=len(log.item_ids))
-    common = np.argsort(-counts, kind="stable")[:n_items]
-    common = common[counts[common] > 0]
-    index = np.zeros(len(log.item_ids), np.int64)
-    index[common] = np.arange(1, len(common) + 1)
-    rows = rows[np.argsort(log.user[rows], kind="stable")]  # the log is in the order of time
-    kind = log.kind[rows].astype(np.int64)
-    return UserSequences(
-        user_ids=log.user_ids,
-        vocabulary=[log.item_ids[number] for number in common.tolist()],
-        start=np.searchsorted(log.user[rows], np.arange(len(log.user_ids) + 1)).astype(np.int64),
-        item=index[log.item[rows]],
-        kind=kind,
-        ts_ms=log.ts_ms[rows],
-        value=np.nan_to_num(spec.values.transform(log.value[rows], log.kind[rows])).astype(np.float32),
-        positive=spec.types.weight_table()[kind] > 0,
-    )
 
 
 def learn(

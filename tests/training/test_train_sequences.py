@@ -27,9 +27,9 @@ from training.config import (
     TransformerTraining,
     Window,
 )
+from training.fusion import sequences_of
 from training.sequence_models import KINDS, inputs_of
 from training.train import Trained, prepare, train
-from training.train_sequences import log_sequences
 
 SMALL: dict[str, Any] = {"d": 16, "epochs": 3, "batch": 8, "length": 40, "n_best": 60, "learning_rate": 1e-2}
 
@@ -73,7 +73,8 @@ def test_a_log_becomes_a_bundle_that_recommends_better_than_chance(model: Sequen
 
 def test_histories_are_those_of_the_training_window_and_no_others() -> None:
     material = prepare(config(Path("unused"), TempoTraining()), (shop().events, shop().items))
-    found = log_sequences(material.log, material.spec, material.from_ms, material.split_ms, 50)
+    window = material.log.between(material.from_ms, material.split_ms)
+    found = sequences_of(material.log, material.spec, window, 50)
     assert found.ts_ms.max() < material.split_ms
     assert len(found.vocabulary) == 50
     for user in range(0, len(found.user_ids), 7):
