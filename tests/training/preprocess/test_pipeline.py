@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 from typing import Any
 
@@ -50,6 +52,13 @@ def prepared_or_none(log: list[Row]) -> Any:
     except PolytempoError as error:
         assert "leaves none" in error.message  # noqa: PT017 - any other error is one
         return None
+
+
+@pytest.mark.parametrize("name", ["training.spans", "training.preprocess.outliers", "stream.core.values"])
+def test_the_examples_in_docstrings_are_true(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 @quietly
