@@ -203,6 +203,53 @@ def recovery(
         _show_recovery(figures)
 
 
+@bench.command
+def growth(
+    *sections: str,
+    events: int = 10_000,
+    users: int = 1_000_000,
+    items: int = 1_000_000,
+    batches: int = 60,
+    plot: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Measure how an event's cost grows with history, users, items, time scales, partitions and vocabulary.
+
+    Everything but the model and Kafka, on one thread, in processor time. A million users take 1.7 GB, a million items
+    2 GB. The index of a large vocabulary is measured where faiss-cpu is installed.
+
+    Parameters
+    ----------
+    sections
+        Which to measure, of history, users, items, scales, partitions, vocabulary. Left out: all.
+    events
+        Events of each user at most.
+    users
+        Users at most.
+    items
+        Items at most.
+    batches
+        Batches of 64 events behind each figure.
+    plot
+        Draw the figures into this SVG file.
+    json
+        Print one line: {"history": [{"n": ..., "us_per_event": ...}, ...], ...}.
+    """
+    _at_least_one(events=events, users=users, items=items, batches=batches)
+    module = _benchmark("growth")
+    unknown = [name for name in sections if name not in module.SECTIONS]
+    if unknown:
+        raise PolytempoError(f"nothing is called {unknown[0]!r}.", f"Sections are {', '.join(module.SECTIONS)}.")
+    options = module.GrowthOptions(
+        sections=sections, most_events=events, most_users=users, most_items=items, n_batches=batches, plot=plot
+    )
+    figures = module.run(options, say=lambda what: people.print(what, style="dim"))
+    if json:
+        print_json(figures)
+    else:
+        _show_growth(figures)
+
+
 def _benchmark(name: str) -> Any:
     """The module `name` of tests/bench."""
     if not (_CHECKOUT / "tests" / "bench" / f"{name}.py").exists():
@@ -319,3 +366,15 @@ def _show_recovery(figures: dict[str, Any]) -> None:
             f"view: {views['messages']:,} messages from the topic in {views['topic_s']:.2f} s, "
             f"from a snapshot in {views['snapshot_s']:.2f} s"
         )
+
+
+def _show_growth(figures: dict[str, Any]) -> None:
+    for section, rows in figures.items():
+        table = Table(title=section, title_justify="left", box=None, pad_edge=False)
+        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "n"]
+        for name in ("", *names):
+            table.add_column(name.replace("_", " "), justify="right")
+        for row in rows:
+            table.add_row(f"{row['n']:,.0f}", *(f"{row[name]:,.4g}" if name in row else "" for name in names))
+        results.print(table)
+        results.print()

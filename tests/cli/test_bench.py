@@ -102,3 +102,27 @@ def test_outside_of_a_checkout_the_command_says_where_benchmarks_are(
 def test_a_benchmark_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "path", "--events", "0"]) == 2
     assert "--events 0 measures nothing" in capsys.readouterr().err
+
+
+def test_growth_has_a_row_for_each_size_and_draws_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """History of 10 events, 1,000 users and items, all scales, all partitions."""
+    options = ["--events", "10", "--users", "1000", "--items", "1000", "--batches", "2"]
+    plot = tmp_path / "growth.svg"
+    assert main(["bench", "growth", *options, "--plot", str(plot), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert {name: [row["n"] for row in rows] for name, rows in figures.items()} == {
+        "history": [10],
+        "users": [1000],
+        "items": [1000],
+        "scales": [3, 4, 5, 6, 7, 8],
+        "partitions": [1, 2, 4, 8, 16],
+        "vocabulary": [1000],
+    }
+    assert all(value > 0 for rows in figures.values() for row in rows for value in row.values())
+    assert plot.read_text().count("<polyline") == sum(len(rows[0]) - 1 for rows in figures.values())
+
+
+def test_growth_with_something_unknown_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """It says what there is."""
+    assert main(["bench", "growth", "planets"]) != 0
+    assert "Sections are history" in capsys.readouterr().err
