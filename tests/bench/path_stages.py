@@ -49,6 +49,8 @@ class Stages:
         self._stack: list[int] = []
         """For each open stage, what its inner stages have taken."""
         self._began_ns = 0
+        self._since_ns = 0
+        """What is open at the start counts from then."""
 
     def watch(self) -> None:
         """Time the worker's functions and, on the running loop, all tasks that start from now on."""
@@ -97,7 +99,8 @@ class Stages:
         """Forget what was measured so far: from here on it counts."""
         self.ns.clear()
         self.n_calls.clear()
-        self._began_ns = time.process_time_ns()
+        self._stack[:] = [0] * len(self._stack)
+        self._began_ns, self._since_ns = time.process_time_ns(), time.thread_time_ns()
 
     def us(self) -> dict[str, float]:
         """CPU time per stage since `start`, in microseconds; what no stage covers is "event loop"."""
@@ -129,7 +132,7 @@ class Stages:
         return call
 
     def _leave(self, stage: str, began_ns: int) -> None:
-        took_ns = time.thread_time_ns() - began_ns
+        took_ns = time.thread_time_ns() - max(began_ns, self._since_ns)
         self.ns[stage] += took_ns - self._stack.pop()
         if self._stack:
             self._stack[-1] += took_ns
