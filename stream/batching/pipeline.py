@@ -9,6 +9,17 @@ groups are in flight, and the slices of one partition finish in order:
     changelog                      a ....|     b ....|      c ....
     committable                           a          b           c
 
+Why this order, by where a crash may fall. Outputs leave at once: nothing but their own delivery is between a step and
+its recommendations.
+
+    before the outputs are delivered         the batch is read again and gives the same outputs, with the same ids
+    between outputs and changelog            the same; what was delivered comes twice, and consumers drop it by its id
+    between changelog and commit             read again, and skipped: the state holds the offset; its outputs were there
+
+So the changelog has to wait for what must not be missing once the state says "applied" - recommendations, dead letters,
+and the activity, whose offsets count once however often they come. It need not wait for other groups' outputs, and the
+next step reads the state from the overlay meanwhile.
+
 An exception of `step`, or a delivery that failed for good, crashes the app: nothing behind it is acknowledged, so
 nothing is lost.
 """
