@@ -18,7 +18,8 @@ __all__ = ["verify"]
 
 def verify(
     *,
-    bundle: Annotated[list[Path], Parameter(name=["--bundle", "-b"])],
+    bundle: Annotated[list[Path] | None, Parameter(name=["--bundle", "-b"])] = None,
+    experiment: list[Path] | None = None,
     since: str | None = None,
     until: str | None = None,
     sample: float = 1.0,
@@ -40,10 +41,13 @@ def verify(
 
     `polytempo verify --bundle models/shop-ranker`
 
+    `polytempo verify --experiment experiment.toml`
+
     `polytempo verify -b models/a -b models/b --since 2024-03-04 --sample 0.1 --at-least 0.999`
 
     Args:
         bundle: Bundle folder that made recommendations; once for each. Those of others are counted and left out.
+        experiment: Experiment file that recommendations were made with, lists that were drawn among them.
         since: Only recommendations for events from this time on: 2024-01-31, 2024-01-31T12:00 (UTC) or epoch
             milliseconds.
         until: Only recommendations for events before this time.
@@ -55,7 +59,7 @@ def verify(
         at_least: Exit with 1 if a smaller share is identical.
         json: Print one line at the end: {"identical": share, "n": …, "max_score_difference": …, …}.
     """
-    from stream.bundle.load import load_bundle
+    from stream.bundle.service import load_service
     from stream.replay.topics import TopicReader
     from stream.replay.verify import TOLERANCE, read_published
     from stream.replay.verify import verify as compare
@@ -64,7 +68,9 @@ def verify(
         raise PolytempoError(f"{sample:g} is no share of the recommendations.", "Ask for 0.1, or 1 for all.")
     connection = KafkaOptions() if connection is None else connection
     settings, names = connection.settings(), TopicNames(connection.prefix)
-    bundles = [load_bundle(path) for path in bundle]
+    if not bundle and not experiment:
+        raise PolytempoError("nothing is named to compare with.", "Name bundles with --bundle, or an --experiment.")
+    services = [load_service(path, n=n, seen=seen) for path in (*(bundle or ()), *(experiment or ()))]
     with progress(unit="recommendations", transient=True) as bar:
         reading = bar.add_task("reading", total=None)
         with TopicReader(settings) as reader:
@@ -81,17 +87,16 @@ def verify(
             settings,
             names,
             answers,
-            bundles,
+            services,
             events_topic=connection.prefix + events,
-            n_items=n,
-            seen=seen,
             max_explained=explain,
             on_progress=lambda done, n_all: bar.update(comparing, completed=done, total=n_all),
         )
     for remark in verdict.remarks:
         people.print(remark, style="yellow")
     if verdict.n_other_bundle > 0:
-        people.print(f"{verdict.n_other_bundle:,} recommendations are by other bundles ({', '.join(answers.models)})")
+        others = ", ".join(map(" as ".join, answers.by))
+        people.print(f"{verdict.n_other_bundle:,} recommendations are not by these (found: {others})")
     if json:
         print_json(verdict.as_json())
     else:

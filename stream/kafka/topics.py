@@ -63,6 +63,21 @@ class TopicNames:
         return f"{self.prefix}dead-letters"
 
     @property
+    def shadow(self) -> str:
+        """What bundles in the shadow would have recommended: never to be shown."""
+        return f"{self.prefix}shadow-recommendations"
+
+    @property
+    def feedback(self) -> str:
+        """What became of recommendations: outcomes and totals."""
+        return f"{self.prefix}feedback"
+
+    @property
+    def feedback_group(self) -> str:
+        """The consumer group of those who join outcomes to recommendations."""
+        return f"{self.prefix}polytempo-feedback"
+
+    @property
     def app_id(self) -> str:
         """The id of the Faust application and so of its consumer group."""
         return f"{self.prefix}polytempo"
@@ -123,14 +138,14 @@ def topic_layout(
 ) -> tuple[Topic, ...]:
     """All topics of one set-up.
 
-    `events`, `recommendations` and the changelog have the same number of partitions, so that a user's event, state and
-    recommendation share a partition's number. `item-activity` has one, because its order is what replays rely on.
+    `events`, `recommendations`, `feedback` and the changelog have the same number of partitions, so that all that
+    belongs to a user shares a partition's number. `item-activity` has one, because its order is what replays rely on.
     Topics that are not compacted carry the time at which the broker appended a message: an event's own time is in the
     message, and retention then counts from arrival even where an old log is streamed.
 
     Args:
         prefix: put before every name.
-        n_partitions: partitions of the three; at most so many workers share the load.
+        n_partitions: partitions of these; at most so many workers share the load.
         retention_ms: how long events, recommendations and item activity are kept; `FOREVER_MS` for ever.
         replication: copies of each partition; -1 leaves it to the cluster.
 
@@ -156,6 +171,8 @@ def topic_layout(
         Topic(names.item_activity, 1, replication, kept),
         Topic(names.dead_letters, 1, replication, dead),
         Topic(names.changelog, n_partitions, replication, compacted),
+        Topic(names.shadow, n_partitions, replication, kept),
+        Topic(names.feedback, n_partitions, replication, kept),
     )
 
 

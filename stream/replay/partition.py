@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
+from stream.core.arms import Arms
 from stream.core.events import EventBatch
-from stream.core.seam import Recommender, Stepped
+from stream.core.seam import Answers, Recommender
 from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
 from stream.replay.views import ForwardReading
@@ -37,12 +38,12 @@ class Replayed:
     scores: tuple[float, ...]
 
 
-def as_replayed(stepped: Stepped, view: ItemStatistics) -> list[Replayed]:
-    """Each recommendation of a step, as a message has it."""
+def as_replayed(answers: Answers, view: ItemStatistics) -> list[Replayed]:
+    """Each recommendation as a message has it."""
     ids = view.catalogue.ids
-    scores = np.round(stepped.ranked.scores.astype(np.float64), _DECIMALS).tolist()
+    scores = np.round(answers.ranked.scores.astype(np.float64), _DECIMALS).tolist()
     found = []
-    for numbers, of in zip(stepped.ranked.items.tolist(), scores, strict=True):
+    for numbers, of in zip(answers.ranked.items.tolist(), scores, strict=True):
         n = sum(number >= 0 for number in numbers)
         found.append(Replayed(tuple(ids[number] for number in numbers[:n]), tuple(of[:n])))
     return found
@@ -57,6 +58,7 @@ class PartitionReplay:
         events: its records.
         recommender_of: the recommender that answered the event at an offset; for events that nobody answered, any.
         limits: the workers'.
+        families: recommenders that served side by side; each other one served alone.
     """
 
     def __init__(
@@ -66,10 +68,14 @@ class PartitionReplay:
         events: ForwardReading,
         recommender_of: Callable[[int], Recommender],
         limits: Limits | None = None,
+        families: Sequence[Arms] = (),
     ) -> None:
         self._source = f"{topic}/{partition}"
         self._events = events
         self._recommender_of = recommender_of
+        self._place_of: dict[Recommender, tuple[Arms, int]] = {
+            recommender: (arms, number) for arms in families for number, recommender in enumerate(arms.recommenders)
+        }
         self._decoders: dict[Recommender, EventDecoder] = {}
         self._limits = limits
         self._states: dict[str, bytes] = {}
@@ -141,15 +147,22 @@ class PartitionReplay:
         an event that is asked for later begins a batch, before which all records are known.
         """
         run: list[Record] = []
+        answering: dict[bytes | None, Recommender] = {}  # by key, which is the user
         for record in records:
-            change = run and self._recommender_of(record.offset) is not self._recommender_of(run[0].offset)
+            recommender = self._recommender_of(record.offset)
             keep = later(record.offset)
-            if run and (change or keep or len(run) == _CHUNK):
+            if run and (
+                keep
+                or len(run) == _CHUNK
+                or self._place(recommender)[0] is not self._place(next(iter(answering.values())))[0]
+                or answering.get(record.key, recommender) is not recommender
+            ):
                 yield run
-                run = []
+                run, answering = [], {}
             if keep:
                 self._keep(record)
             run.append(record)
+            answering[record.key] = recommender
         if run:
             yield run
 
@@ -159,31 +172,43 @@ class PartitionReplay:
             self._before[record.offset] = (record, self._states.get(batch.users[0]))
 
     def _fold(self, records: list[Record], wanted: set[int], view: ItemStatistics) -> dict[int, Replayed]:
-        recommender = self._recommender_of(records[0].offset)
-        batch = self._decode(recommender, records)
+        arms = self._place(self._recommender_of(records[0].offset))[0]
+        batch = self._decode(arms.recommenders[0], records)
         if len(batch) == 0:
             return {}
         record_at = {record.offset: record for record in records}
         stored = [self._states.get(user) for user in batch.users]
         offsets = batch.offset.tolist()
         select = np.fromiter([offset in wanted for offset in offsets], np.bool_, len(batch))
-        states = decode_states(recommender.state_spec, stored)
-        stepped = recommender.step(states, batch, view, source=self._source, select=select)
+        arm = np.zeros(len(batch.users), np.intp)
+        arm[batch.user] = [self._place(self._recommender_of(offset))[1] for offset in offsets]
+        states = decode_states(arms.state_spec, stored)
+        stepped = arms.step(states, batch, view, arm, source=self._source, select=select)
         folded = stepped.folded
         # What is wanted now is kept as far as that costs nothing, for explanations.
         for row in np.flatnonzero(select).tolist():
             earlier = int(folded.earlier[row])
             if earlier < 0:
                 self._before[offsets[row]] = (record_at[offsets[row]], stored[batch.user[row]])
-            elif recommender.n_state == 0:
+            elif arms.recommenders[arm[batch.user[row]]].n_state == 0:
                 self._before[offsets[row]] = (record_at[offsets[row]], folded.after[earlier].tobytes())
         for row in np.flatnonzero(folded.changed).tolist():
             if folded.erased[row]:
                 self._states.pop(batch.users[row], None)
             else:
                 self._states[batch.users[row]] = folded.states[row].tobytes()
-        rows = stepped.rows.tolist()
-        return dict(zip([offsets[row] for row in rows], as_replayed(stepped, view), strict=True))
+        found: dict[int, Replayed] = {}
+        for answers in stepped.answers:
+            rows = answers.rows.tolist()
+            found |= zip([offsets[row] for row in rows], as_replayed(answers, view), strict=True)
+        return found
+
+    def _place(self, recommender: Recommender) -> tuple[Arms, int]:
+        """The recommenders that share its records, and its number among them."""
+        place = self._place_of.get(recommender)
+        if place is None:
+            place = self._place_of[recommender] = (Arms([recommender]), 0)
+        return place
 
     def _decode(self, recommender: Recommender, records: Sequence[Record]) -> EventBatch:
         decoder = self._decoders.get(recommender)

@@ -21,8 +21,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.bundle.load import Bundle
-from stream.core.seam import Policy, Recommender
+from stream.bundle.service import Service
+from stream.core.arms import Arms
+from stream.core.seam import Recommender
 from stream.core.statistics import StatisticsSpec
 from stream.errors import PolytempoError
 from stream.kafka.settings import KafkaSettings
@@ -34,10 +35,13 @@ from stream.replay.views import Point, View
 from stream.wire.limits import Limits
 from stream.wire.messages import Recommendation
 
-__all__ = ["TOLERANCE", "Published", "Verdict", "read_published", "verify"]
+__all__ = ["TOLERANCE", "Answers", "Published", "Verdict", "Verifier", "read_published", "verify"]
 
 TOLERANCE: Final = 1e-5
 """Scores that are no further apart are equal: batches of other sizes round differently."""
+
+Answering = tuple[str, str]
+"""A bundle's name@version, and the variant."""
 
 _read: Final = msgspec.json.Decoder(Recommendation).decode
 _SAMPLE_DIGITS: Final = 8
@@ -51,6 +55,7 @@ class Published:
         partition, offset: of its event.
         point: the view that it names.
         model: the bundle that it names, name@version.
+        variant: the variant that it names.
         user_id: for whom.
         made: items and scores.
     """
@@ -59,8 +64,14 @@ class Published:
     offset: int
     point: Point
     model: str
+    variant: str
     user_id: str
     made: Replayed
+
+    @property
+    def by(self) -> Answering:
+        """Who made it."""
+        return self.model, self.variant
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,12 +80,12 @@ class Answers:
 
     Attributes:
         published: the copies in question.
-        models: names of all bundles that answered.
-        answered: by partition, (N,) offsets of events, rising, and (N,) which of `models` answered each last.
+        by: all bundles that answered, each with the variant that it was.
+        answered: by partition, (N,) offsets of events, rising, and (N,) which of `by` answered each last.
     """
 
     published: list[Published]
-    models: list[str]
+    by: list[Answering]
     answered: dict[int, tuple[NDArray[np.int64], NDArray[np.int32]]]
 
 
@@ -141,14 +152,14 @@ def read_published(
     ranges = reader.bounds(topic)
     n_all = sum(end - first for first, end in ranges.values())
     published: list[Published] = []
-    number_of: dict[str, int] = {}
+    number_of: dict[Answering, int] = {}
     answered: dict[int, dict[int, int]] = {}
     limit = int(sample * 16**_SAMPLE_DIGITS)
     for _, records in reader.read(topic, ranges, None if on_progress is None else lambda n: on_progress(n, n_all)):
         for record in records:
             found = _read(record.value)
             source = found.source
-            number = number_of.setdefault(found.model, len(number_of))
+            number = number_of.setdefault((found.model, found.variant), len(number_of))
             answered.setdefault(source.partition, {})[source.offset] = number
             if (
                 (since_ms is None or found.ts_ms >= since_ms)
@@ -161,6 +172,7 @@ def read_published(
                         source.offset,
                         Point(found.activity_offset, found.items_offset),
                         found.model,
+                        found.variant,
                         found.user_id,
                         Replayed(
                             tuple(item.item_id for item in found.items), tuple(item.score for item in found.items)
@@ -184,11 +196,9 @@ def verify(
     settings: KafkaSettings,
     names: TopicNames,
     answers: Answers,
-    bundles: Sequence[Bundle],
+    services: Sequence[Service],
     *,
     events_topic: str | None = None,
-    n_items: int | None = None,
-    seen: str | None = None,
     limits: Limits | None = None,
     max_explained: int = 10,
     on_progress: Callable[[int, int], None] | None = None,
@@ -197,9 +207,8 @@ def verify(
 
     Args:
         answers: what was published.
-        bundles: those that answered.
+        services: bundles and experiments that answered, under the rules that they answered with.
         events_topic: full name of the topic that the events came from.
-        n_items, seen: what workers were started with instead of the bundles' own policy.
         limits: the workers'.
         max_explained: differences that are explained; each takes as long as building a view.
         on_progress: called with the copies compared so far, and all of them.
@@ -207,51 +216,61 @@ def verify(
     Raises:
         PolytempoError: no recommendation is by one of the bundles, or what they were made of is gone.
     """
-    verifier = _Verifier(settings, names, answers, bundles, events_topic or names.events, n_items, seen, limits)
+    verifier = Verifier(settings, names, answers, services, events_topic or names.events, limits)
     try:
         return verifier.go(max_explained, on_progress)
     finally:
         verifier.close()
 
 
-class _Verifier:
+class Verifier:
+    """Goes through recommendations view by view, and makes each again."""
+
     def __init__(
         self,
         settings: KafkaSettings,
         names: TopicNames,
         answers: Answers,
-        bundles: Sequence[Bundle],
+        services: Sequence[Service],
         events_topic: str,
-        n_items: int | None,
-        seen: str | None,
         limits: Limits | None,
     ) -> None:
         self._settings, self._names = settings, names
         self.verdict = Verdict()
-        self._by_model: dict[str, Recommender] = {}
-        for bundle in bundles:
-            policy = bundle.manifest.policy
-            self._by_model[bundle.reference] = Recommender(
-                bundle.features,
-                bundle.scorer,
-                bundle.vocabulary,
-                Policy(policy.n if n_items is None else n_items, policy.seen if seen is None else seen),
-                bundle.tag,
-                bundle.retriever,
-            )
-        self._to_do = [each for each in answers.published if each.model in self._by_model]
+        self._families: list[Arms] = []
+        self._recommender_by: dict[Answering, Recommender] = {}
+        for service in services:
+            recommenders = {
+                (arm.bundle.reference, arm.variant): Recommender(
+                    arm.bundle.features,
+                    arm.bundle.scorer,
+                    arm.bundle.vocabulary,
+                    arm.policy,
+                    arm.bundle.tag,
+                    arm.bundle.retriever,
+                )
+                for arm in service.arms
+            }
+            self._families.append(Arms(list(recommenders.values())))
+            self._recommender_by |= recommenders
+        self._to_do = [each for each in answers.published if each.by in self._recommender_by]
         self.verdict.n_other_bundle = len(answers.published) - len(self._to_do)
         if not self._to_do:
             raise PolytempoError(
                 "there is no recommendation to compare.",
-                f"Recommendations in this range are by: {', '.join(answers.models) or 'nobody'}.",
+                f"Recommendations in this range are by: {', '.join(map(' as '.join, answers.by)) or 'nobody'}.",
             )
         self._pending = Counter((each.partition, each.offset) for each in self._to_do)
         numbers = sorted({each.partition for each in self._to_do})
         self._recommender_at = {number: self._recommenders(answers, number) for number in numbers}
         self._partitions = {
             number: PartitionReplay(
-                events_topic, number, Cursor(settings, events_topic, number), self._recommender_at[number], limits
+                events_topic,
+                number,
+                Cursor(settings, events_topic, number),
+                self._recommender_at[number],
+                limits,
+                self._families,
             )
             for number in numbers
         }
@@ -293,7 +312,7 @@ class _Verifier:
         """Compare all copies that name one view; False, and nothing is done, where that lies behind."""
         wanted: dict[StatisticsSpec, list[Published]] = {}
         for each in copies:
-            wanted.setdefault(self._by_model[each.model].spec.statistics, []).append(each)
+            wanted.setdefault(self._recommender_by[each.by].spec.statistics, []).append(each)
         for spec in wanted:
             if spec not in views:
                 views[spec] = self._view(spec)
@@ -312,9 +331,9 @@ class _Verifier:
     def _compare(self, partition: int, copies: list[Published], view: View, max_explained: int) -> None:
         part = self._partitions[partition]
         answering = self._recommender_at[partition]
-        usual = [each for each in copies if self._by_model[each.model] is answering(each.offset)]
+        usual = [each for each in copies if self._recommender_by[each.by] is answering(each.offset)]
         # An event that two bundles answered, one before a crash and one after it.
-        unusual = [each for each in copies if self._by_model[each.model] is not answering(each.offset)]
+        unusual = [each for each in copies if self._recommender_by[each.by] is not answering(each.offset)]
         for each in usual:
             self._pending[partition, each.offset] -= 1
         offsets = sorted({each.offset for each in usual})
@@ -325,7 +344,7 @@ class _Verifier:
             self._pending[partition, each.offset] -= 1
             if each.offset not in made:
                 part.answer([each.offset], partial(self._is_waiting, partition, each.offset), view.statistics)
-            again = part.again(each.offset, view.statistics, self._by_model[each.model])
+            again = part.again(each.offset, view.statistics, self._recommender_by[each.by])
             self._judge(each, again, view, max_explained)
         for offset in {each.offset for each in copies}:
             if self._pending[partition, offset] == 0:
@@ -357,7 +376,7 @@ class _Verifier:
             place=(live.partition, live.offset),
             point=live.point,
             tolerance=TOLERANCE,
-            again=lambda statistics: part.again(live.offset, statistics, self._by_model[live.model]),
+            again=lambda statistics: part.again(live.offset, statistics, self._recommender_by[live.by]),
             without_history=lambda: part.without_history(live.offset, view.statistics),
             fresh_view=lambda: self._view(view.statistics.spec),
         )
@@ -366,7 +385,9 @@ class _Verifier:
 
     def _view(self, spec: StatisticsSpec) -> View:
         vocabularies = [
-            recommender.vocabulary.ids for recommender in self._by_model.values() if recommender.spec.statistics == spec
+            recommender.vocabulary.ids
+            for recommender in self._recommender_by.values()
+            if recommender.spec.statistics == spec
         ]
         view = View.from_topics(spec, vocabularies, self._settings, self._names)
         if not view.is_whole:
@@ -381,8 +402,8 @@ class _Verifier:
     def _recommenders(self, answers: Answers, partition: int) -> Callable[[int], Recommender]:
         """By offset, the recommender that answered an event, or the one before it where nobody did."""
         offsets, models = answers.answered[partition]
-        by_number = [self._by_model.get(name) for name in answers.models]
-        fallback = next(iter(self._by_model.values()))
+        by_number = [self._recommender_by.get(by) for by in answers.by]
+        fallback = next(iter(self._recommender_by.values()))
 
         def at(offset: int) -> Recommender:
             place = max(0, int(np.searchsorted(offsets, offset, side="right")) - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -10,11 +10,14 @@ __all__ = [
     "CONTROL_TYPES",
     "DeadLetter",
     "Event",
+    "FeedbackTotals",
     "Item",
+    "Outcome",
     "Recommendation",
     "RecommendedItem",
     "Scalar",
     "Source",
+    "UserSpan",
 ]
 
 CONTROL_TYPES: Final = ("request", "forget")
@@ -134,6 +137,63 @@ class Recommendation(Struct, frozen=True, kw_only=True, gc=False):
         int, Meta(description="The catalogue as of this offset of `items` was used; -1 for none at all.", ge=-1)
     ]
     source: Annotated[Source, Meta(description="The event's record.")]
+
+
+class Outcome(Struct, frozen=True, kw_only=True, gc=False, tag="outcome", tag_field="kind"):
+    """An event and the recommendation that it is attributed to. JSON on `feedback`, the record's key is `user_id`.
+
+    It may come more than once, after a crash for instance, always with the same `feedback_id`.
+    """
+
+    feedback_id: Annotated[str, Meta(description="Derived from the source alone: drop repeated ones.")]
+    rec_id: Annotated[str, Meta(description="The recommendation.")]
+    user_id: Annotated[str, Meta(description="Whose event.")]
+    item_id: Annotated[str, Meta(description="The event's item; may be empty for an impression.")]
+    event_type: Annotated[str, Meta(description="The event's type; that of impressions among them.")]
+    ts_ms: Annotated[int, Meta(description="The event's time, UTC epoch milliseconds.")]
+    value: Annotated[float | None, Meta(description="The event's value, null if it had none.")]
+    recommended_ms: Annotated[int, Meta(description="The recommendation's time, UTC epoch milliseconds.")]
+    position: Annotated[
+        int | None, Meta(description="Where the item stood in the list, from 1; null where it did not.", ge=1)
+    ]
+    model: Annotated[str, Meta(description="The bundle that recommended, name@version.")]
+    variant: Annotated[str, Meta(description="The branch of the experiment.")]
+    by: Annotated[
+        Literal["rec_id", "item"],
+        Meta(description="rec_id: the event names the recommendation. item: the latest of the user that has its item."),
+    ]
+    source: Annotated[Source, Meta(description="The event's record.")]
+
+
+class _Counts(Struct, frozen=True, kw_only=True, gc=False):
+    """Counts of the recommendations of a span of time, by the time of the recommendation."""
+
+    from_ms: Annotated[int, Meta(description="Begin of the span, UTC epoch milliseconds.")]
+    to_ms: Annotated[int, Meta(description="End of the span, which is not part of it.")]
+    model: Annotated[str, Meta(description="The bundle that recommended, name@version.")]
+    variant: Annotated[str, Meta(description="The branch of the experiment.")]
+    n_recommendations: Annotated[_Count, Meta(description="Recommendations.")]
+    n_hits: Annotated[_Count, Meta(description="Recommendations that at least one outcome is attributed to.")]
+    n_outcomes: Annotated[_Count, Meta(description="Outcomes that are attributed to them.")]
+    n_shown: Annotated[_Count, Meta(description="Recommendations of which an impression was reported.")]
+    n_shown_hits: Annotated[_Count, Meta(description="Those of them that an outcome is attributed to.")]
+
+
+class UserSpan(_Counts, frozen=True, kw_only=True, gc=False, tag="user", tag_field="kind"):
+    """One user's counts of a span that is over. JSON on `feedback`, the record's key is `user_id`.
+
+    It may come more than once, always with the same `feedback_id`.
+    """
+
+    feedback_id: Annotated[str, Meta(description="Derived from user, span, model and variant: drop repeated ones.")]
+    user_id: Annotated[str, Meta(description="Whose.")]
+
+
+class FeedbackTotals(_Counts, frozen=True, kw_only=True, gc=False, tag="totals", tag_field="kind"):
+    """Counts of one partition so far. JSON on `feedback`; of a partition, span, model and variant the last one counts."""
+
+    partition: Annotated[int, Meta(description="The partition of `events` that is counted.", ge=0)]
+    is_over: Annotated[bool, Meta(description="Whether nothing is added any more.")]
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):

@@ -10,14 +10,31 @@ import numpy as np
 
 from stream.core.events import EventTypes
 from stream.wire.limits import Limits
-from stream.wire.messages import CONTROL_TYPES, DeadLetter, Event, Item, Recommendation
+from stream.wire.messages import (
+    CONTROL_TYPES,
+    DeadLetter,
+    Event,
+    FeedbackTotals,
+    Item,
+    Outcome,
+    Recommendation,
+    UserSpan,
+)
 from stream.wire.reasons import MEANING
 
 __all__ = ["MESSAGES", "asyncapi", "json_schema"]
 
 JsonObject = dict[str, Any]
 
-MESSAGES: Final = {"event": Event, "item": Item, "recommendation": Recommendation, "dead-letter": DeadLetter}
+MESSAGES: Final = {
+    "event": Event,
+    "item": Item,
+    "recommendation": Recommendation,
+    "dead-letter": DeadLetter,
+    "outcome": Outcome,
+    "user-span": UserSpan,
+    "feedback-totals": FeedbackTotals,
+}
 """Name -> type of the messages that others write or read; `item-activity` is between workers only."""
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -61,18 +78,18 @@ def asyncapi(version: str, types: EventTypes | None = None, limits: Limits | Non
             topic: {
                 "address": topic,
                 "description": description,
-                "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+                "messages": {message: {"$ref": f"#/components/messages/{message}"} for message in messages},
                 "bindings": {"kafka": {"topic": topic, **settings, "bindingVersion": "0.5.0"}},
             }
-            for topic, message, description, settings in _CHANNELS
+            for topic, _, messages, description, settings in _CHANNELS
         },
         "operations": {
             f"{action}-{topic}": {
                 "action": action,
                 "channel": {"$ref": f"#/channels/{topic}"},
-                "messages": [{"$ref": f"#/channels/{topic}/messages/{message}"}],
+                "messages": [{"$ref": f"#/channels/{topic}/messages/{message}"} for message in messages],
             }
-            for (topic, message, _, _), action in zip(_CHANNELS, ("receive", "receive", "send", "send"), strict=True)
+            for topic, action, messages, _, _ in _CHANNELS
         },
         "components": {
             "messages": {
@@ -89,16 +106,31 @@ def asyncapi(version: str, types: EventTypes | None = None, limits: Limits | Non
     }
 
 
-_CHANNELS: Final[tuple[tuple[str, str, str, JsonObject], ...]] = (
-    ("events", "event", "What users do, and requests; any producer may write it.", {}),
+_CHANNELS: Final[tuple[tuple[str, str, tuple[str, ...], str, JsonObject], ...]] = (
+    ("events", "receive", ("event",), "What users do, and requests; any producer may write it.", {}),
     (
         "items",
-        "item",
+        "receive",
+        ("item",),
         "What is known of items; a record without a value removes one.",
         {"topicConfiguration": {"cleanup.policy": ["compact"]}},
     ),
-    ("recommendations", "recommendation", "One for every valid event; drop repeated `rec_id`s.", {}),
-    ("dead-letters", "dead-letter", "Records that could not be used, each with its reason.", {}),
+    ("recommendations", "send", ("recommendation",), "One for every valid event; drop repeated `rec_id`s.", {}),
+    ("dead-letters", "send", ("dead-letter",), "Records that could not be used, each with its reason.", {}),
+    (
+        "shadow-recommendations",
+        "send",
+        ("recommendation",),
+        "What bundles in the shadow would have said to a sample of the events; not to be shown to anybody.",
+        {},
+    ),
+    (
+        "feedback",
+        "send",
+        ("outcome", "user-span", "feedback-totals"),
+        "What became of recommendations, told by `kind`; drop repeated `feedback_id`s.",
+        {},
+    ),
 )
 
 _KEYS: Final = {
@@ -106,6 +138,9 @@ _KEYS: Final = {
     "item": "the item's id",
     "recommendation": "user_id",
     "dead-letter": "the key of the refused record",
+    "outcome": "user_id",
+    "user-span": "user_id",
+    "feedback-totals": "partition, begin of the span, model and variant, with spaces between",
 }
 
 

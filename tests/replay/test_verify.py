@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stream.bundle.load import load_bundle
+from stream.bundle.service import load_service
 from stream.cli.main import main
 from stream.replay.topics import TopicReader
 from stream.replay.verify import TOLERANCE, Verdict, read_published, verify
@@ -24,7 +24,7 @@ from tests.worker.cluster import Cluster, KeyAndValue
 def verified(cluster: Cluster, *names: str, **options: Any) -> Verdict:
     with TopicReader(cluster.settings) as reader:
         answers = read_published(reader, cluster.names.recommendations)
-    return verify(cluster.settings, cluster.names, answers, [load_bundle(bundle(name)) for name in names], **options)
+    return verify(cluster.settings, cluster.names, answers, [load_service(bundle(name)) for name in names], **options)
 
 
 def catalogue(seed: int) -> Iterator[KeyAndValue]:

@@ -1,4 +1,7 @@
-"""An experiment as its users run it: worker processes on a real broker, weights changed while they serve."""
+"""An experiment as its users run it: worker processes on a real broker, weights changed while they serve.
+
+What they publish, drawn lists and the state of a recurrent model included, is what a replay gives.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from stream.bundle.service import load_service
 from stream.cli.main import main
 from stream.core.assignment import Assignment
 from stream.kafka.settings import KafkaSettings
+from stream.replay.topics import TopicReader
+from stream.replay.verify import read_published, verify
 from tests.worker.bundles import bundle
 from tests.worker.cluster import Cluster, keyed, until
 from tests.worker.test_worker import clicks, ids_of
@@ -23,13 +29,13 @@ bundle = "{ranker}"
 weight = {weight}
 [[variants]]
 name = "drawn"
-bundle = "{recurrent}"
+bundle = "{second}"
 exploration = {{kind = "softmax", first = 3, pool = 8, temperature = 0.5}}
 """
 
 
 def write(file: Path, weight: float) -> dict[str, float]:
-    file.write_text(FILE.format(ranker=bundle("ranker"), recurrent=bundle("ranker-2"), weight=weight))
+    file.write_text(FILE.format(ranker=bundle("ranker"), second=bundle("recurrent"), weight=weight))
     return {"control": weight, "drawn": 1.0}
 
 
@@ -61,7 +67,7 @@ async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(clu
     assert variants(published) == {user: {assignment.of(user)} for user in variants(published)}
     assert {each["variant"] for each in published} == {"control", "drawn"}
     for each in published:
-        assert each["model"] == {"control": "ranker@1", "drawn": "ranker@2"}[each["variant"]]
+        assert each["model"] == {"control": "ranker@1", "drawn": "recurrent@1"}[each["variant"]]
         assert all(("propensity" in item) == (each["variant"] == "drawn") for item in each["items"])
 
     write(file, 0)
@@ -73,6 +79,12 @@ async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(clu
     assert {each["variant"] for each in moved} == {"drawn"}
     for worker in workers:
         await worker.stopped()
+
+    with TopicReader(cluster.settings) as reader:
+        answers = read_published(reader, cluster.names.recommendations)
+    verdict = verify(cluster.settings, cluster.names, answers, [load_service(file)])
+    assert verdict.n == 1_700
+    assert verdict.n_identical == verdict.n, verdict.as_json()
 
 
 def test_a_worker_serves_a_bundle_or_an_experiment(kafka: KafkaSettings, capsys: pytest.CaptureFixture[str]) -> None:
