@@ -154,7 +154,7 @@ class Outcome(Struct, frozen=True, kw_only=True, gc=False, tag="outcome", tag_fi
     value: Annotated[float | None, Meta(description="The event's value, null if it had none.")]
     recommended_ms: Annotated[int, Meta(description="The recommendation's time, UTC epoch milliseconds.")]
     position: Annotated[
-        int | None, Meta(description="Where the item stood in the list, from 1; null where it did not.", ge=1)
+        _Positive | None, Meta(description="Where the item stood in the list, from 1; null where it did not.")
     ]
     model: Annotated[str, Meta(description="The bundle that recommended, name@version.")]
     variant: Annotated[str, Meta(description="The branch of the experiment.")]
@@ -190,7 +190,7 @@ class UserSpan(_Counts, frozen=True, kw_only=True, gc=False, tag="user", tag_fie
 
 
 class FeedbackTotals(_Counts, frozen=True, kw_only=True, gc=False, tag="totals", tag_field="kind"):
-    """Counts of one partition so far. JSON on `feedback`; of a partition, span, model and variant the last one counts."""
+    """Counts of one partition so far. JSON on `feedback`; of those with the same key the last one counts."""
 
     partition: Annotated[int, Meta(description="The partition of `events` that is counted.", ge=0)]
     is_over: Annotated[bool, Meta(description="Whether nothing is added any more.")]

@@ -171,6 +171,8 @@ def _schemas(ref_template: str, types: EventTypes, limits: Limits) -> dict[str, 
         flat["propertyNames"] = {"maxLength": limits.max_context_chars}
         _of_type(flat["additionalProperties"], "string")["maxLength"] = limits.max_context_chars
     _of_type(components["Item"]["properties"]["item_id"], "string").update(minLength=1, maxLength=limits.max_id_chars)
+    for name in ("Outcome", "UserSpan", "FeedbackTotals"):
+        components[name]["properties"]["kind"]["description"] = "Which of the messages of `feedback` it is."
     components["DeadLetter"]["properties"]["reason"]["oneOf"] = [
         {"const": reason.value, "description": meaning} for reason, meaning in MEANING.items()
     ]

@@ -141,7 +141,8 @@ class Cluster:
             Partition and offset of each.
         """
         topic = self.names.events if topic is None else topic
-        n_partitions = self.n_partitions if topic == self.names.events else 1
+        by_user = (self.names.events, self.names.recommendations)
+        n_partitions = self.n_partitions if topic in by_user else 1
         began_s, futures = time.monotonic(), []
         async with AIOKafkaProducer(
             bootstrap_servers=self.broker, acks="all", linger_ms=5, max_request_size=4 << 20
