@@ -11,10 +11,11 @@ import msgspec
 
 from stream.core.events import FORGET, REQUEST, EventTypes
 from stream.live.hits import HitRates, Place
+from stream.live.outcomes import Online, OnlineRates
 from stream.live.timing import Latencies, Rate
 from stream.wire.decode import EventDecoder
 from stream.wire.items import decode_items
-from stream.wire.messages import DeadLetter, Recommendation, RecommendedItem
+from stream.wire.messages import DeadLetter, FeedbackTotals, Outcome, Recommendation, RecommendedItem, UserSpan
 from stream.wire.reasons import Record
 
 __all__ = ["Figures", "ItemName", "Observer", "Shown", "StampedRecord"]
@@ -79,6 +80,10 @@ class Figures:
     n_targets: int
     hit_rate_at_10: float | None
     popularity_hit_rate_at_10: float | None
+    online: tuple[Online, ...] = ()
+    """By model and variant, over the last day, where `polytempo feedback` runs."""
+    online_by_span: tuple[Online, ...] = ()
+    """The same for each span of time that is counted, an hour unless told otherwise."""
 
     @property
     def n_dead_letters(self) -> int:
@@ -103,6 +108,8 @@ class Figures:
             "n_targets": self.n_targets,
             "hit_rate_at_10": _rounded(self.hit_rate_at_10),
             "popularity_hit_rate_at_10": _rounded(self.popularity_hit_rate_at_10),
+            "online": [each.as_json() for each in self.online],
+            "online_by_span": [each.as_json() for each in self.online_by_span],
         }
 
 
@@ -130,6 +137,7 @@ class Observer:
         self, events_topic: str, *, types: EventTypes | None = None, count_from: Mapping[int, int] | None = None
     ) -> None:
         self.hits: Final = HitRates()
+        self.online: Final = OnlineRates()
         self.names: Final[OrderedDict[str, ItemName]] = OrderedDict()
         self.latest: Final[deque[Shown]] = deque(maxlen=_N_LATEST)
         self.n_read = 0
@@ -249,6 +257,16 @@ class Observer:
             if item is not None:
                 _remember(self.names, item_id, ItemName(item.title or "", item.category or ""), _MAX_NAMES)
 
+    def feedback(self, records: Sequence[StampedRecord]) -> None:
+        """Records of `feedback`: of its messages, the totals."""
+        for record in records:
+            try:
+                message = _read_feedback(record.value or b"")
+            except msgspec.MsgspecError:
+                continue
+            if isinstance(message, FeedbackTotals):
+                self.online.add(message)
+
     def figures(self, now_s: float) -> Figures:
         """All figures as of a time of the same clock."""
         return Figures(
@@ -268,6 +286,8 @@ class Observer:
             n_targets=self.hits.n_targets,
             hit_rate_at_10=self.hits.hit_rate,
             popularity_hit_rate_at_10=self.hits.popular_hit_rate,
+            online=tuple(self.online.overall()),
+            online_by_span=tuple(self.online.by_span()),
         )
 
     def _counts(self, place: Place) -> bool:
@@ -300,6 +320,7 @@ class Observer:
 
 _read_recommendation: Final = msgspec.json.Decoder(Recommendation).decode
 _read_letter: Final = msgspec.json.Decoder(DeadLetter).decode
+_read_feedback: Final = msgspec.json.Decoder(Outcome | UserSpan | FeedbackTotals).decode
 
 
 def _remember(memory: OrderedDict[Any, Any], key: Any, value: Any, n_most: int) -> None:

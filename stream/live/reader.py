@@ -19,12 +19,15 @@ from stream.live.observer import Observer
 __all__ = ["Reader"]
 
 _WARM_UP_EVENTS: Final = 50_000
+_WARM_UP_FEEDBACK: Final = 100_000
 _TIMEOUT_MS: Final = 15_000
 _LAG_EVERY_S: Final = 2.0
 
 
 class Reader:
     """Follows `events`, `recommendations`, `dead-letters` and `items` from now on, or from their beginning.
+
+    Of `feedback`, where there is such a topic, the last 100,000 messages are read as well.
 
     Args:
         settings: the cluster.
@@ -70,7 +73,9 @@ class Reader:
             self._events = self._partitions(names.events)
             answers = [*self._partitions(names.recommendations), *self._partitions(names.dead_letters)]
             items = self._partitions(names.items)
-            self._consumer.assign([*self._events, *answers, *items])
+            told = self._partitions(names.feedback, needed=False)
+            self._consumer.assign([*self._events, *answers, *items, *told])
+            self._seek_back(told, _WARM_UP_FEEDBACK)
             from_start = from_beginning or hold
             self._consumer.seek_to_beginning(*items)
             if from_start:
@@ -113,6 +118,8 @@ class Reader:
             observer.recommendations(records, now_s, now_ms)
         for records in by_topic.get(names.dead_letters, []):
             observer.letters(records, now_s)
+        for records in by_topic.get(names.feedback, []):
+            observer.feedback(records)
         return sum(len(records) for records in polled.values())
 
     def count_from_now(self) -> None:
@@ -149,9 +156,11 @@ class Reader:
         starts = self._consumer.beginning_offsets(self._events)
         return sum(max(int(end) - known.get(each, int(starts[each])), 0) for each, end in ends.items())
 
-    def _partitions(self, topic: str) -> list[TopicPartition]:
+    def _partitions(self, topic: str, *, needed: bool = True) -> list[TopicPartition]:
         partitions = self._consumer.partitions_for_topic(topic)
         if not partitions:
+            if not needed:
+                return []
             raise PolytempoError(
                 f"{self._settings.servers} has no topic {topic!r}.",
                 "`polytempo topics` creates it; --prefix names another set-up.",
@@ -160,9 +169,15 @@ class Reader:
 
     def _start_now(self) -> dict[int, int]:
         """Go back from the end of `events` as far as a warm-up needs; give where counting starts."""
-        ends = self._consumer.end_offsets(self._events)
-        starts = self._consumer.beginning_offsets(self._events)
-        share = _WARM_UP_EVENTS // len(self._events)
-        for partition, end in ends.items():
-            self._consumer.seek(partition, max(end - share, starts[partition]))
+        ends = self._seek_back(self._events, _WARM_UP_EVENTS)
         return {partition.partition: end for partition, end in ends.items()}
+
+    def _seek_back(self, partitions: list[TopicPartition], n_records: int) -> dict[TopicPartition, int]:
+        """Go so many records back from the ends of a topic; give the ends."""
+        if not partitions:
+            return {}
+        ends: dict[TopicPartition, int] = self._consumer.end_offsets(partitions)
+        starts = self._consumer.beginning_offsets(partitions)
+        for partition, end in ends.items():
+            self._consumer.seek(partition, max(end - n_records // len(partitions), starts[partition]))
+        return ends

@@ -16,6 +16,7 @@ from stream.live.words import deed, name_of, sparkline, why
 __all__ = ["as_line", "draw", "percent"]
 
 _N_ITEMS = 3
+_N_VARIANTS = 4
 
 
 def draw(observer: Observer, figures: Figures, lag: int | None, *, title: str, height: int) -> Layout:
@@ -30,7 +31,11 @@ def draw(observer: Observer, figures: Figures, lag: int | None, *, title: str, h
     """
     layout = Layout()
     n_letters = 3 + min(len(figures.dead_letters), 4) if figures.dead_letters else 0
-    parts = [Layout(_header(figures, lag, title), size=8), Layout(_latest(observer, height - 8 - n_letters))]
+    n_online = 3 + min(len(figures.online), _N_VARIANTS) if figures.online else 0
+    n_left = height - 8 - n_letters - n_online
+    parts = [Layout(_header(figures, lag, title), size=8), Layout(_latest(observer, n_left))]
+    if n_online > 0:
+        parts.append(Layout(_online(figures), size=n_online))
     if n_letters > 0:
         parts.append(Layout(_letters(figures), size=n_letters))
     layout.split_column(*parts)
@@ -48,6 +53,7 @@ def as_line(figures: Figures, lag: int | None) -> str:
         f"hit@10 {percent(figures.hit_rate_at_10)}",
         f"1 h popularity {percent(figures.popularity_hit_rate_at_10)} ({figures.n_targets:,} targets)",
     ]
+    parts += [f"{each.variant} ({each.model}) online {percent(each.hit_rate)}" for each in figures.online]
     return " | ".join(parts)
 
 
@@ -92,6 +98,30 @@ def _latest(observer: Observer, height: int) -> RenderableType:
             items.append(f"  {why(item.reasons)}\n", style="dim")
         table.add_row(escape(shown.user_id), escape(did), items, str(shown.latency_ms))
     return Panel(table, title="latest recommendations", title_align="left")
+
+
+def _online(figures: Figures) -> RenderableType:
+    table = Table(expand=True, show_edge=False, pad_edge=False, header_style="dim")
+    for name in ("variant", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("recommendations", "led to something", "shown", "clicked through", "by span, latest last"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in figures.online[:_N_VARIANTS]:
+        course = [
+            span.hit_rate
+            for span in figures.online_by_span
+            if (span.model, span.variant) == (each.model, each.variant) and span.hit_rate is not None
+        ]
+        table.add_row(
+            escape(each.variant),
+            escape(each.model),
+            f"{each.n_recommendations:,}",
+            percent(each.hit_rate),
+            f"{each.n_shown:,}",
+            percent(each.click_through),
+            "  ".join(map(percent, course[-4:])),
+        )
+    return Panel(table, title="what became of recommendations", title_align="left")
 
 
 def _letters(figures: Figures) -> RenderableType:

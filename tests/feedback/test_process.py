@@ -169,6 +169,10 @@ async def test_reading_up_to_the_end_and_going_on_later_repeats_nothing(
     assert all(0 < each["low"] < each["rate"] < each["high"] < 1 for each in said["variants"])
     assert main(["experiment", "--kafka", cluster.broker, "--prefix", cluster.prefix]) == 0
     assert "b against a" in capsys.readouterr().out
+    assert main(["watch", "--for", "2", "--json", "--kafka", cluster.broker, "--prefix", cluster.prefix]) == 0
+    watched = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(each["variant"], each["hit_rate"] > 0) for each in watched["online"]] == [("a", True), ("b", True)]
+    assert len({each["from_ms"] for each in watched["online_by_span"]}) > 1
     assert main(["feedback", "--outcomes", "click,impression", "--kafka", cluster.broker]) == 2
     assert "different event types" in capsys.readouterr().err
 
