@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -169,6 +170,7 @@ def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:
         "duplicates": counters.n_duplicates,
         "late": counters.n_late,
         "dead_letters": counters.dead_letters,
+        "shadow": asdict(serving.shadow_counters),
     }
     if json:
         print_json(summary)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +47,7 @@ from stream.wire.limits import Limits
 from stream.worker.follower import Follower, Refresh
 from stream.worker.observed import Observed, Observing
 from stream.worker.processor import Counters, Fetched, Output, Processor, letter_key
+from stream.worker.shadow import ShadowCounters, Shadows
 from stream.worker.vitals import Vitals
 
 __all__ = ["MAX_BATCH", "StageTimes", "Worker", "WorkerConfig"]
@@ -55,6 +58,9 @@ MAX_BATCH: Final = 512
 """Events of one step at most: with the longest ids that are accepted, their activity still fits into one record."""
 _SNAPSHOT_S = 600.0
 _REPORT_S = 1.0
+_SHADOW_IDLE_S = 0.02
+_SHADOW_SHARE = 0.1
+"""Of a worker's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ class Worker:
         self.settings = settings
         self.names = names
         self.counters = Counters()
+        self.shadow_counters = ShadowCounters()
         self.times = StageTimes()
         self.observed = Observed(config.observing, self.counters)
         self.problem: Exception | None = None
@@ -136,6 +143,7 @@ class Worker:
         self._background: set[asyncio.Task[Any]] = set()
         self._partitions = 0
         self._n_letter_partitions = 1
+        self._has_shadow_topic = False
         self._app: faust.App | None = None
         self._table: BatchTable | None = None
 
@@ -370,7 +378,27 @@ class Worker:
             assignment=service.assignment,
             limits=self.config.limits,
             counters=self.counters,
+            shadows=Shadows(service.shadows, self.shadow_counters) if service.shadows else None,
         )
+
+    async def _score_shadows(self) -> None:
+        """Score what waits in the shadow, for a tenth of the time at most; what becomes of it concerns nobody else."""
+        while True:
+            processor, app = self._processor, self._app
+            shadows = None if processor is None else processor.shadows
+            if app is None or processor is None or shadows is None or shadows.n_waiting == 0:
+                await asyncio.sleep(_SHADOW_IDLE_S)
+                continue
+            began_s = time.perf_counter()
+            sends = shadows.score(processor.view)
+            took_s = time.perf_counter() - began_s
+            if sends is not None and self._has_shadow_topic:
+                try:
+                    for delivery in await produce(app, self.names.shadow, sends.partition, sends.pairs):
+                        delivery.future.add_done_callback(partial(_sent_in_the_shadow, shadows))
+                except Exception as error:  # noqa: BLE001 - counted and logged; what is published must not suffer
+                    shadows.failed_to_send(error)
+            await asyncio.sleep(took_s * (1 / _SHADOW_SHARE - 1))
 
     async def _watch_bundle(self) -> None:
         while True:
@@ -445,9 +473,10 @@ class Worker:
                 names.item_activity,
                 names.dead_letters,
                 names.changelog,
+                names.shadow,
             ),
         )
-        missing = [name for name, n in found.items() if n is None]
+        missing = [name for name, n in found.items() if n is None and name != names.shadow]
         if missing:
             prefix = f" --prefix {names.prefix}" if names.prefix else ""
             raise PolytempoError(
@@ -464,6 +493,11 @@ class Worker:
             raise PolytempoError(f"{names.item_activity} and {names.items} must have exactly one partition.")
         self._partitions = n_events
         self._n_letter_partitions = found[names.dead_letters] or 1
+        self._has_shadow_topic = found[names.shadow] == n_events
+        if self._service.shadows and not self._has_shadow_topic:
+            logger.warning(
+                "what is scored in the shadow is lost: %s does not have %s partitions", names.shadow, n_events
+            )
 
     async def _look_at_history(self) -> None:
         """Refuse an events topic that was made anew beside old states: its events would look like replays."""
@@ -488,6 +522,15 @@ class Worker:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("a background task failed", exc_info=task.exception())
+
+
+def _sent_in_the_shadow(shadows: Shadows, future: asyncio.Future[Any]) -> None:
+    try:
+        future.result()
+    except asyncio.CancelledError:
+        return
+    except Exception as error:  # noqa: BLE001 - see Worker._score_shadows
+        shadows.failed_to_send(error)
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:

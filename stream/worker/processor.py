@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -18,22 +17,19 @@ from stream.bundle.service import Arm
 from stream.core.arms import Arms
 from stream.core.assignment import Assignment
 from stream.core.fold import DUPLICATE, REPLAYED
-from stream.core.parts import Part, starts
-from stream.core.ranking import Ranked, reasons_of
-from stream.core.seam import Answers, Recommender
+from stream.core.parts import Part
 from stream.core.state import StateSpec, decode_states
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity, encode_activity
 from stream.wire.decode import EventDecoder
-from stream.wire.encode import dead_letter, encode_recommendations
+from stream.wire.encode import dead_letter
 from stream.wire.limits import Limits
 from stream.wire.messages import Event
 from stream.wire.reasons import Record, Rejected
+from stream.worker.answering import Answering
+from stream.worker.shadow import Shadows
 
 __all__ = ["Counters", "Fetched", "Output", "Processor", "letter_key"]
-
-_DECIMALS: Final = 6
-"""Of a score in a message: float32 holds no more, and shorter messages are cheaper to everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +118,7 @@ class Processor:
         view: the item statistics to read; its owner moves it on between calls.
         assignment: users to the numbers of `arms`; needed where there are several.
         limits: what is refused as too large or too far off.
+        shadows: who is offered what was answered; asked for nothing here.
     """
 
     def __init__(
@@ -132,6 +129,7 @@ class Processor:
         assignment: Assignment | None = None,
         limits: Limits | None = None,
         counters: Counters | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         features = arms[0].bundle.features
         if view.spec != features.statistics:
@@ -140,10 +138,11 @@ class Processor:
             raise ValueError("several arms need an assignment of users")
         self.view = view
         self.counters = Counters() if counters is None else counters
-        self._answering = [_Answering(arm) for arm in arms]
+        self._answering = [Answering(arm) for arm in arms]
         self._arms = Arms([each.recommender for each in self._answering])
         self._assignment = assignment if len(arms) > 1 else None
         self._features = features
+        self.shadows = shadows
         self._know(view)
         self._decoder = EventDecoder(features.types, features.statistics.segment_fields, limits)
 
@@ -177,6 +176,8 @@ class Processor:
                 if output.activity is not None:
                     self.view.apply(decode_activity(output.activity))
                 self.view.refresh()
+            if self.shadows is not None:
+                self.shadows.warm_up(self.view)
         finally:
             self.view, self.counters = real, kept
 
@@ -236,6 +237,8 @@ class Processor:
         for each, answers in zip(self._answering, stepped.answers, strict=True):
             for number, encoded in enumerate(each.encode(parts, answers, self.view)):
                 said[number] += encoded
+        if self.shadows is not None:
+            self.shadows.offer(parts, states, folded)
         for number, messages in enumerate(said):
             if len(stepped.answers) > 1:
                 messages.sort(key=itemgetter(0))
@@ -247,6 +250,8 @@ class Processor:
     def _know(self, view: ItemStatistics) -> None:
         for each in self._answering:
             view.know(each.arm.bundle.vocabulary)
+        if self.shadows is not None:
+            self.shadows.know(view)
 
     def _arm_of(self, parts: Sequence[Part]) -> NDArray[np.intp]:
         """(U,) the arm of each user of all parts."""
@@ -255,76 +260,3 @@ class Processor:
             return np.zeros(n_users, np.intp)
         users = (user for part in parts for user in part.batch.users)
         return np.fromiter(map(self._assignment.number_of, users), np.intp, n_users)
-
-
-class _Answering:
-    """One arm at work."""
-
-    def __init__(self, arm: Arm) -> None:
-        bundle = arm.bundle
-        self.arm = arm
-        self.recommender = Recommender(
-            bundle.features, bundle.scorer, bundle.vocabulary, arm.policy, bundle.tag, bundle.retriever
-        )
-        self._reasons: dict[int, list[str]] = {}
-
-    def encode(self, parts: Sequence[Part], answers: Answers, view: ItemStatistics) -> list[list[tuple[int, bytes]]]:
-        """For each part, (row of the part, message) of the events that were answered, in their order."""
-        item_ids, scores, reasons = self._named(answers.ranked, view)
-        propensities = _rounded(answers.ranked)
-        first = starts([len(part.batch) for part in parts])
-        cuts = np.searchsorted(answers.rows, first).tolist()
-        said = []
-        for number, part in enumerate(parts):
-            here = slice(cuts[number], cuts[number + 1])
-            rows = answers.rows[here] - first[number]
-            answered = part.batch if len(rows) == len(part.batch) else part.batch.take(rows)
-            topic, _, partition = part.source.rpartition("/")
-            values = encode_recommendations(
-                answered,
-                item_ids[here],
-                scores[here],
-                reasons[here],
-                None if propensities is None else propensities[here],
-                topic=topic,
-                partition=int(partition),
-                model=self.arm.bundle.reference,
-                variants=[self.arm.variant] * len(answered),
-                activity_offset=view.offset,
-                items_offset=view.items_offset,
-            )
-            said.append(list(zip(rows.tolist(), values, strict=True)))
-        return said
-
-    def _named(
-        self, ranked: Ranked, view: ItemStatistics
-    ) -> tuple[list[list[str]], list[list[float]], list[list[list[str]]]]:
-        """Items, scores and reasons of each recommendation, as messages want them."""
-        ids, reason_of = view.catalogue.ids, self._reason_of
-        numbers: list[list[int]] = ranked.items.tolist()
-        scores: list[list[float]] = np.round(ranked.scores.astype(np.float64), _DECIMALS).tolist()
-        sources: list[list[int]] = ranked.sources.tolist()
-        reasons = [list(map(reason_of, row)) for row in sources]
-        if ranked.items.size > 0 and int(ranked.items.min()) < 0:  # some have fewer items than others
-            n_items: NDArray[np.int64] = (ranked.items >= 0).sum(1)
-            for row, n in enumerate(n_items.tolist()):
-                del numbers[row][n:], scores[row][n:], reasons[row][n:]
-        return [[ids[number] for number in row] for row in numbers], scores, reasons
-
-    def _reason_of(self, sources: int) -> list[str]:
-        reasons = self._reasons.get(sources)
-        if reasons is None:
-            bundle = self.arm.bundle
-            from_candidates = bundle.scorer.space == "candidates"
-            named = reasons_of(bundle.features, sources, from_candidates=from_candidates, parts=bundle.parts)
-            reasons = self._reasons[sources] = list(named)
-        return reasons
-
-
-def _rounded(ranked: Ranked) -> list[list[float]] | None:
-    """Propensities with six digits that count, as many as items; None where nothing is left to chance."""
-    if ranked.propensity is None:
-        return None
-    there = (ranked.items >= 0).sum(1).tolist()
-    rows = ranked.propensity.tolist()
-    return [[float(f"{likely:.6g}") for likely in row[:n]] for row, n in zip(rows, there, strict=True)]

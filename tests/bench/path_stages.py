@@ -18,6 +18,7 @@ import stream.batching.pipeline as pipeline
 import stream.core.seam as seam
 import stream.worker.processor as processing
 from stream.core.arms import Arms
+from stream.worker.answering import Answering
 from stream.worker.follower import Follower
 from stream.worker.processor import Processor
 
@@ -57,7 +58,6 @@ class Stages:
         processor, core = vars(processing), vars(seam)
         for module, name, stage in (
             (processor, "decode_states", "load"),
-            (processor, "encode_recommendations", "encode"),
             (processor, "encode_activity", "encode"),
             (core, "fold", "fold"),
             (core, "featurize", "featurize"),
@@ -67,7 +67,7 @@ class Stages:
             module[name] = self.timed(module[name], stage)
         vars(pipeline)["produce"] = self.timed_coroutine(pipeline.produce, "produce")
         for owner, name, stage in (
-            (processing._Answering, "encode", "encode"),
+            (Answering, "encode", "encode"),
             (Processor, "process_all", "process, rest"),
             (Arms, "step", "step, rest"),
             (Follower, "_apply", "item statistics"),

@@ -6,6 +6,7 @@ What they publish, drawn lists and the state of a recurrent model included, is w
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,16 @@ weight = {weight}
 name = "drawn"
 bundle = "{second}"
 exploration = {{kind = "softmax", first = 3, pool = 8, temperature = 0.5}}
+[[shadows]]
+bundle = "{shadow}"
+sample = 0.5
 """
 
 
 def write(file: Path, weight: float) -> dict[str, float]:
-    file.write_text(FILE.format(ranker=bundle("ranker"), second=bundle("recurrent"), weight=weight))
+    file.write_text(
+        FILE.format(ranker=bundle("ranker"), second=bundle("recurrent"), shadow=bundle("ranker-2"), weight=weight)
+    )
     return {"control": weight, "drawn": 1.0}
 
 
@@ -77,8 +83,12 @@ async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(clu
     await cluster.caught_up()
     moved = [each for each in await cluster.recommendations() if each["rec_id"] in second]
     assert {each["variant"] for each in moved} == {"drawn"}
-    for worker in workers:
-        await worker.stopped()
+    summaries = [await worker.stopped() for worker in workers]
+    shadow = [json.loads(each.value) for each in await cluster.records(cluster.names.shadow, cluster.n_partitions)]
+    assert {(each["model"], each["variant"]) for each in shadow} == {("ranker@2", "shadow")}
+    assert {each["rec_id"] for each in shadow} <= {*first, *second}
+    assert sum(summary["shadow"]["n_scored"] for summary in summaries) >= len(shadow) > 100
+    assert sum(summary["shadow"]["n_errors"] for summary in summaries) == 0
 
     with TopicReader(cluster.settings) as reader:
         answers = read_published(reader, cluster.names.recommendations)
