@@ -16,6 +16,7 @@ import numpy as np
 
 from stream.core.arms import Arms
 from stream.core.events import EventBatch
+from stream.core.parts import Part
 from stream.core.seam import Answers, Recommender
 from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
@@ -183,7 +184,8 @@ class PartitionReplay:
         arm = np.zeros(len(batch.users), np.intp)
         arm[batch.user] = [self._place(self._recommender_of(offset))[1] for offset in offsets]
         states = decode_states(arms.state_spec, stored)
-        stepped = arms.step(states, batch, view, arm, source=self._source, select=select)
+        part = Part(batch, self._source, (offsets[0], offsets[-1]))
+        stepped = arms.step(states, [part], view, arm, select=select)
         folded = stepped.folded
         # What is wanted now is kept as far as that costs nothing, for explanations.
         for row in np.flatnonzero(select).tolist():

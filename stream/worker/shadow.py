@@ -189,7 +189,7 @@ def _before(rows: NDArray[np.intp], users: NDArray[np.integer[Any]], states: Sta
         rows: (R,) events, counted through all parts.
         users: (R,) their users, counted through all parts.
     """
-    before = states[users]
+    before: States = states[users]
     earlier = folded.earlier[rows]
     within = earlier >= 0
     before[within] = folded.after[earlier[within]]
