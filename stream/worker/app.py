@@ -214,6 +214,7 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="polytempo-") as scratch:
             app = self._app = self._make_app(Path(scratch))
             self._spawn(self._follow_on())
+            self._spawn(self._score_shadows())
             self._spawn(self.observed.beat(self._vitals))
             if self.config.watch_s > 0:
                 self._spawn(self._watch_bundle())
