@@ -77,6 +77,7 @@ COMMANDS: Final = (
     Command("backtest", MODELS, "Replay a range of a topic or a log through bundles and baselines."),
     Command("verify", MODELS, "Hold live recommendations against a replay of their inputs."),
     Command("feedback", RUN, "Join what users do to the recommendations that caused it."),
+    Command("offpolicy", MODELS, "Estimate another bundle's outcomes from lists that were drawn."),
     Command("experiment", LOOK, "Read an experiment out: which variant is better, as far as is known now."),
     Command("watch", LOOK, "See recommendations, rates, latency and hit rate live."),
     Command("doctor", LOOK, "Look over cluster, topics, workers and this machine; say what is wrong and what to do."),

@@ -142,10 +142,13 @@ class FeedbackProcess:
                 if on_turn is not None:
                     on_turn(self.counters)
                 now_s = time.monotonic()
-                self._tell(with_totals=now_s - totals_s >= _TOTALS_S)
-                if now_s - totals_s >= _TOTALS_S:
+                is_commit_due = now_s - commit_s >= _COMMIT_S
+                # Final totals stand before the commit that says that their span has been told about.
+                with_totals = is_commit_due or now_s - totals_s >= _TOTALS_S
+                self._tell(with_totals=with_totals)
+                if with_totals:
                     totals_s = now_s
-                if now_s - commit_s >= _COMMIT_S:
+                if is_commit_due:
                     self._commit()
                     commit_s = now_s
                 if until_end and not polled and self._is_ready and self._at_end():

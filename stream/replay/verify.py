@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from msgspec import UnsetType
 from numpy.typing import NDArray
 
 from stream.bundle.service import Service
@@ -58,6 +59,8 @@ class Published:
         variant: the variant that it names.
         user_id: for whom.
         made: items and scores.
+        rec_id: its id.
+        propensities: how likely each item was at its place; None where nothing was left to chance.
     """
 
     partition: int
@@ -67,6 +70,8 @@ class Published:
     variant: str
     user_id: str
     made: Replayed
+    rec_id: str = ""
+    propensities: tuple[float, ...] | None = None
 
     @property
     def by(self) -> Answering:
@@ -177,6 +182,8 @@ def read_published(
                         Replayed(
                             tuple(item.item_id for item in found.items), tuple(item.score for item in found.items)
                         ),
+                        found.rec_id,
+                        _propensities(found),
                     )
                 )
     return Answers(
@@ -237,6 +244,7 @@ class Verifier:
     ) -> None:
         self._settings, self._names = settings, names
         self.verdict = Verdict()
+        self._also_known: list[Sequence[str]] = []
         self._families: list[Arms] = []
         self._recommender_by: dict[Answering, Recommender] = {}
         for service in services:
@@ -384,7 +392,7 @@ class Verifier:
         verdict.reasons[found.because] += 1
 
     def _view(self, spec: StatisticsSpec) -> View:
-        vocabularies = [
+        vocabularies = self._also_known + [
             recommender.vocabulary.ids
             for recommender in self._recommender_by.values()
             if recommender.spec.statistics == spec
@@ -411,6 +419,11 @@ class Verifier:
             return fallback if found is None else found
 
         return at
+
+
+def _propensities(found: Recommendation) -> tuple[float, ...] | None:
+    likely = tuple(item.propensity for item in found.items if not isinstance(item.propensity, UnsetType))
+    return likely if likely and len(likely) == len(found.items) else None
 
 
 def _close(one: Iterable[float], two: Iterable[float]) -> bool:

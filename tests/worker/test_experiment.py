@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from stream.kafka.settings import KafkaSettings
 from stream.replay.topics import TopicReader
 from stream.replay.verify import read_published, verify
 from tests.worker.bundles import bundle
-from tests.worker.cluster import Cluster, keyed, until
+from tests.worker.cluster import ROOT, Cluster, keyed, until
 from tests.worker.test_worker import clicks, ids_of
 
 FILE = """
@@ -53,7 +55,9 @@ def variants(recommendations: list[dict[str, Any]]) -> dict[str, set[str]]:
     return found
 
 
-async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(cluster: Cluster, tmp_path: Path) -> None:
+async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """
     worker a  ─────────────────────
     worker b  ─────────────────────     of two partitions each
@@ -95,6 +99,26 @@ async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(clu
     verdict = verify(cluster.settings, cluster.names, answers, [load_service(file)])
     assert verdict.n == 1_700
     assert verdict.n_identical == verdict.n, verdict.as_json()
+
+    # Joined, and asked what the same policy, and a greedy one, would have earned.
+    kafka = ["--kafka", cluster.broker, "--prefix", cluster.prefix, "--json"]
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stream.cli.main", "feedback", "--until-end", *kafka, stdout=subprocess.DEVNULL, cwd=ROOT
+    )
+    assert await run.wait() == 0
+    capsys.readouterr()
+    estimates = []
+    for target in ([str(file), "--variant", "drawn"], [str(bundle("recurrent"))]):
+        assert main(["offpolicy", str(file), "--target", *target, *kafka]) == 0
+        estimates.append(json.loads(capsys.readouterr().out))
+    same, greedy = estimates
+    n_drawn = len({each["rec_id"] for each in await cluster.recommendations() if each["variant"] == "drawn"})
+    assert same["n"] == greedy["n"] == n_drawn
+    assert same["n_left_out"] == greedy["n_left_out"] == 0
+    assert same["n_effective"] == pytest.approx(same["n"], rel=1e-4)
+    for name in ("ips", "snips", "dr", "whole"):
+        assert same[name]["value"] == pytest.approx(same["logged"]["value"], rel=1e-3)
+    assert 0 < greedy["n_supported"] < greedy["n"]
 
 
 def test_a_worker_serves_a_bundle_or_an_experiment(kafka: KafkaSettings, capsys: pytest.CaptureFixture[str]) -> None:
