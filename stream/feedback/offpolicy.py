@@ -93,7 +93,7 @@ def estimate(
         raise ValueError("there is no list to estimate from")
     if not (logged > 0).all():
         raise ValueError("an item was shown with probability 0")
-    weight: NDArray[np.float64] = np.cumprod(target / logged, axis=1)
+    weight = np.cumprod(target / logged, axis=1, dtype=np.float64)
     before = np.concatenate([np.ones((len(weight), 1)), weight[:, :-1]], axis=1)
     last, total = weight[:, -1], outcomes.sum(1)
     model = outcomes.mean(0)

@@ -100,7 +100,7 @@ async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(
     assert verdict.n == 1_700
     assert verdict.n_identical == verdict.n, verdict.as_json()
 
-    # Joined, and asked what the same policy, and a greedy one, would have earned.
+    # Joined, and asked what the same policy, and one that explores more, would have earned.
     kafka = ["--kafka", cluster.broker, "--prefix", cluster.prefix, "--json"]
     run = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "stream.cli.main", "feedback", "--until-end", *kafka, stdout=subprocess.DEVNULL, cwd=ROOT
@@ -108,17 +108,19 @@ async def test_two_workers_give_each_user_one_variant_and_follow_the_weights(
     assert await run.wait() == 0
     capsys.readouterr()
     estimates = []
-    for target in ([str(file), "--variant", "drawn"], [str(bundle("recurrent"))]):
-        assert main(["offpolicy", str(file), "--target", *target, *kafka]) == 0
+    hotter = tmp_path / "hotter.toml"
+    hotter.write_text(file.read_text().replace("temperature = 0.5", "temperature = 0.6"))
+    for target in (file, hotter):
+        assert main(["offpolicy", str(file), "--target", str(target), "--variant", "drawn", *kafka]) == 0
         estimates.append(json.loads(capsys.readouterr().out))
-    same, greedy = estimates
+    same, other = estimates
     n_drawn = len({each["rec_id"] for each in await cluster.recommendations() if each["variant"] == "drawn"})
-    assert same["n"] == greedy["n"] == n_drawn
-    assert same["n_left_out"] == greedy["n_left_out"] == 0
+    assert same["n"] == other["n"] == n_drawn
+    assert same["n_left_out"] == other["n_left_out"] == 0
     assert same["n_effective"] == pytest.approx(same["n"], rel=1e-4)
     for name in ("ips", "snips", "dr", "whole"):
         assert same[name]["value"] == pytest.approx(same["logged"]["value"], rel=1e-3)
-    assert 0 < greedy["n_supported"] < greedy["n"]
+    assert other["n_supported"] == other["n"] > other["n_effective"] > 1
 
 
 def test_a_worker_serves_a_bundle_or_an_experiment(kafka: KafkaSettings, capsys: pytest.CaptureFixture[str]) -> None:
