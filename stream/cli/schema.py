@@ -14,7 +14,9 @@ __all__ = ["schema"]
 
 
 def schema(
-    which: Literal["event", "item", "recommendation", "dead-letter", "asyncapi"] = "asyncapi",
+    which: Literal[
+        "event", "item", "recommendation", "dead-letter", "outcome", "user-span", "feedback-totals", "asyncapi"
+    ] = "asyncapi",
     /,
     *,
     out: Annotated[Path | None, Parameter(name="--out")] = None,
