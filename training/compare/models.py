@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,23 +36,10 @@ from training.sequence_models import (
 )
 from training.sequences import SequenceBatch, UserSequences, pad, window_totals
 
-__all__ = ["N_HISTORY", "Served", "by_position", "score_in_steps", "score_with", "serve", "train_model"]
+__all__ = ["N_HISTORY", "by_position", "score_in_steps", "score_with", "serve", "train_model"]
 
 N_HISTORY: Final = 100
 """Events that models without state look back on: their record holds as many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What serving costs.
-
-    Attributes:
-        us_per_event: in ONNX Runtime on one thread, in batches of 64, the best of many.
-        state_bytes: recurrent state in the user's record; 0 for models that read the ring of recent events.
-    """
-
-    us_per_event: float
-    state_bytes: int
 
 
 def train_model(
@@ -136,8 +123,12 @@ def _after(model: Any, batch: SequenceBatch, *, half: bool) -> Tensor:
     return scores
 
 
-def serve(settings: SequenceTraining, model: SequenceModel, vocabulary: list[str]) -> Served:
-    """Export the model to a bundle, load it as a worker does, and time it."""
+def serve(settings: SequenceTraining, model: SequenceModel, vocabulary: list[str]) -> float:
+    """Export the model to a bundle, load it as a worker does, and time it.
+
+    Returns:
+        Microseconds an event in ONNX Runtime on one thread, in batches of 64, the best of many.
+    """
     inputs, n_state = inputs_of(settings), n_state_of(settings, model)
     with tempfile.TemporaryDirectory(prefix="polytempo-compare-") as folder:
         path = Path(folder) / "bundle"
@@ -161,7 +152,7 @@ def serve(settings: SequenceTraining, model: SequenceModel, vocabulary: list[str
         started = time.perf_counter()
         scorer.score(rows)
         best_s = min(best_s, time.perf_counter() - started)
-    return Served(best_s / 64 * 1e6, 2 * n_state)
+    return best_s / 64 * 1e6
 
 
 def by_position(task: Task) -> Task:

@@ -21,7 +21,7 @@ from training.compare.task import Found, K, Protocol, Task, look, split
 from training.config import SequenceTraining, TempoTraining
 from training.metrics.beyond import coverage, novelty
 from training.reporter import Quiet, Reporter
-from training.sequence_models import KINDS, SequenceModel
+from training.sequence_models import KINDS, SequenceModel, n_state_of
 from training.sequences import UserSequences
 
 __all__ = ["Contender", "Options", "Result", "Row", "ablations", "compare", "contenders"]
@@ -75,7 +75,8 @@ class Row:
     Attributes:
         hr_at_10, ndcg_at_10, mrr_at_10: see `training.metrics.single`.
         coverage, novelty: see `training.metrics.beyond`.
-        us_per_event, state_bytes: see `training.compare.models.Served`; None where not measured.
+        us_per_event: see `training.compare.models.serve`; None where not measured.
+        state_bytes: recurrent state in the user's record; 0 for models that read the ring of recent events.
         train_s: processor seconds of training, evaluation left out.
     """
 
@@ -194,10 +195,14 @@ def _judge(
         score = score_in_steps(model, task.whole, half=contender.state == "half")
     found = look(task, score, max_length=settings.length)
     row = _row(contender.name, task, seed, found)
-    row = replace(row, train_s=round(train_s, 1), n_parameters=sum(p.numel() for p in model.parameters()))
+    row = replace(
+        row,
+        train_s=round(train_s, 1),
+        n_parameters=sum(p.numel() for p in model.parameters()),
+        state_bytes=2 * n_state_of(settings, model),
+    )
     if options.served:
-        served = serve(settings, model, task.whole.vocabulary)
-        row = replace(row, us_per_event=round(served.us_per_event, 1), state_bytes=served.state_bytes)
+        row = replace(row, us_per_event=round(serve(settings, model, task.whole.vocabulary), 1))
     return row, found
 
 
