@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from stream.bundle.load import load_bundle
 from stream.bundle.manifest import Policy as BundlePolicy
+from stream.bundle.manifest import TrainingWindow
 from stream.cli.main import main
 from stream.errors import PolytempoError
 from tests.training.small_shop import shop
@@ -30,6 +32,7 @@ from training.config import (
 from training.fusion import sequences_of
 from training.sequence_models import KINDS, inputs_of
 from training.train import Trained, prepare, train
+from training.train_sequences import learn
 
 SMALL: dict[str, Any] = {"d": 16, "epochs": 3, "batch": 8, "length": 40, "n_best": 60, "learning_rate": 1e-2}
 
@@ -48,8 +51,8 @@ def config(path: Path, model: SequenceTraining) -> Config:
     )
 
 
-def run(path: Path, model: SequenceTraining, **more: Any) -> Trained:
-    return train(config(path, model), command="train it", tables=(shop().events, shop().items), **more)
+def run(path: Path, model: SequenceTraining) -> Trained:
+    return train(config(path, model), command="train it", tables=(shop().events, shop().items))
 
 
 @pytest.mark.parametrize(
@@ -98,49 +101,37 @@ class KilledError(Exception):
     """Stands for a kill."""
 
 
-class Until:
-    """A reporter that ends the run at a step of training."""
-
-    def __init__(self, step: int) -> None:
-        self._step, self._stage = step, ""
-
-    def stage(self, name: str, total: int) -> None:  # noqa: ARG002  the protocol's names
-        self._stage = name
-
-    def at(self, done: int, note: str = "") -> None:  # noqa: ARG002
-        if self._stage == "training" and done == self._step:
-            raise KilledError
+def in_the_second_epoch(done: int, n_steps: int, _: str) -> None:
+    if done == n_steps // SMALL["epochs"] + 1:
+        raise KilledError
 
 
-def test_a_killed_run_goes_on_to_the_same_bundle_and_its_checkpoint_is_exported(
+def test_a_killed_run_goes_on_to_the_same_weights_and_its_checkpoint_is_exported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, checkpoint = TempoTraining(**SMALL), tmp_path / "run.pt"
-    whole = run(tmp_path / "whole", model)
-    n_steps = round(whole.manifest.metrics["epochs"])
+    settings, checkpoint = config(tmp_path, TempoTraining(**SMALL)), tmp_path / "run.pt"
+    material = prepare(settings, (shop().events, shop().items))
+    rows = material.log.between(material.from_ms, material.split_ms)
+    sequences = sequences_of(material.log, material.spec, rows, 500)
+    window = TrainingWindow(material.from_ms, material.split_ms, len(sequences), "shop.parquet", "train it")
+    go = partial(learn, settings, TempoTraining(**SMALL), sequences, material.spec, window=window)
+    whole = go()
     with pytest.raises(KilledError):
-        run(tmp_path / "killed", model, checkpoint=checkpoint, report=Until(_steps_of(tmp_path, model) // n_steps + 1))
+        go(checkpoint=checkpoint, on_step=in_the_second_epoch)
+
     assert main(["export", str(checkpoint), "--out", str(tmp_path / "early"), "--json"]) == 0
     early = json.loads(capsys.readouterr().out)
-    assert early["metrics"]["epochs"] == 1
-    assert load_bundle(tmp_path / "early").parts == load_bundle(tmp_path / "whole").parts
+    assert early["metrics"]["epochs"] == early["metrics"]["best_epoch"] == 1
+    assert early["metrics"]["choose/ndcg@10"] == pytest.approx(whole.fitted.figures[0], abs=1e-5)
+    bundle = load_bundle(tmp_path / "early")
+    assert bundle.vocabulary == sequences.vocabulary
+    assert bundle.manifest.training == window
+    assert len(bundle.parts) == 4
 
-    resumed = run(tmp_path / "resumed", model, checkpoint=checkpoint)
-    assert resumed.manifest.files == whole.manifest.files
-    assert main(["export", str(checkpoint), "--out", str(tmp_path / "late")]) == 0
-    assert load_bundle(tmp_path / "late").manifest.files == whole.manifest.files
-
-
-def _steps_of(folder: Path, model: TempoTraining) -> int:
-    seen: list[int] = []
-
-    class Counting(Until):
-        def at(self, done: int, note: str = "") -> None:  # noqa: ARG002
-            if self._stage == "training":
-                seen.append(done)
-
-    run(folder / "counted", model, report=Counting(-1))
-    return max(seen)
+    resumed = go(checkpoint=checkpoint)
+    assert resumed.metrics() == whole.metrics()
+    for name, weights in whole.module.state_dict().items():
+        assert torch.equal(resumed.module.state_dict()[name], weights), name
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
