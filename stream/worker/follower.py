@@ -47,6 +47,7 @@ _FOLLOW_MS: Final = 100
 _FOLLOW_BYTES: Final = 256 << 10
 """Afterwards the broker collects: every batch of every worker is a message, and a view moves on once a second."""
 _QUIET_MS: Final = 1000
+_REST_MS: Final = 500
 _CHUNK_ENTRIES: Final = 20_000
 """Entries folded at once while catching up: some tens of milliseconds, so that the loop stays alive."""
 
@@ -141,11 +142,18 @@ class Follower:
 
     async def run(self) -> None:
         """Read until cancelled, and move the view on when it is due."""
+        waiting, quiet = False, False
         ask_for(self._connected, max_wait_ms=_FOLLOW_MS, min_bytes=_FOLLOW_BYTES)
         while True:
-            await self._read(_FOLLOW_MS if self._batches or self._updates else _QUIET_MS)
+            found = await self._read(_FOLLOW_MS if waiting else _QUIET_MS)
             now_s = time.monotonic()
             waiting = len(self._batches) + len(self._updates) > 0
+            if quiet is (found or waiting):
+                quiet = not quiet
+                if quiet:  # the broker answers the first message at once
+                    ask_for(self._connected, max_wait_ms=_REST_MS, min_bytes=1)
+                else:
+                    ask_for(self._connected, max_wait_ms=_FOLLOW_MS, min_bytes=_FOLLOW_BYTES)
             if waiting and self._refresh.due(now_s - self._advanced_s, self._n_waiting):
                 self._apply(refresh=True)
                 self._advanced_s = now_s
@@ -222,7 +230,8 @@ class Follower:
         await self._connected.commit({self._items: reported[-1].record.offset + 1})
         self._rejected = [each for each in self._rejected if each.record.offset > reported[-1].record.offset]
 
-    async def _read(self, wait_ms: int = _FETCH_MS) -> None:
+    async def _read(self, wait_ms: int = _FETCH_MS) -> bool:
+        """Whether there was anything within so long."""
         fetched = await self._connected.getmany(timeout_ms=wait_ms, max_records=2000)
         for record in fetched.get(self._activity, ()):
             try:
@@ -242,6 +251,7 @@ class Follower:
             self._n_waiting += len(decoded.items)
             self._items_offset = records[-1].offset
             self._rejected += decoded.rejected
+        return len(fetched) > 0
 
     def _apply(self, *, refresh: bool) -> None:
         view = self.view
