@@ -18,7 +18,7 @@ from training.nets.fusion import Fusion
 from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 from training.rows import Rows
 
-__all__ = ["Ensemble", "fit_fusion", "fit_ranker", "n_steps"]
+__all__ = ["Ensemble", "fit_fusion", "fit_ranker", "fusion_scores", "n_steps"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -75,10 +75,22 @@ def fit_fusion(
     model.standardise(told[there], context)
 
     def scores(of: Fusion, index: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-        there, features, context, label = _batch(rows, index)
-        return of.score(there, features, context, *_heard(rows, index)).masked_fill(~there, PADDING_SCORE), label
+        return _fusion_scores(rows, of, index)
 
     return _descend(model, scores, len(rows), training, seed, 0, on_step).eval()
+
+
+@torch.no_grad()
+def fusion_scores(rows: Rows, model: Fusion, n_batch: int = 64) -> NDArray[np.float32]:
+    """(R, C) scores of all rows, padding far below."""
+    index = np.arange(len(rows))
+    parts = [_fusion_scores(rows, model, index[at : at + n_batch])[0] for at in range(0, len(rows), n_batch)]
+    return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+
+def _fusion_scores(rows: Rows, model: Fusion, index: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+    there, features, context, label = _batch(rows, index)
+    return model.score(there, features, context, *_heard(rows, index)).masked_fill(~there, PADDING_SCORE), label
 
 
 def _fit(

@@ -139,6 +139,7 @@ class Replay:
         delay_ms: what the view misses besides: at the beginning of a period it holds what was over so long ago.
         batch_size: events in a batch at most. Decides speed and memory, never a result.
         watchers: they see the same activity in the same periods.
+        view: a finished view to score with, which then stays as it is; one that grows with the log unless given.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Replay:
         delay_ms: int = 0,
         batch_size: int = 256,
         watchers: list[Watcher] | None = None,
+        view: ItemStatistics | None = None,
     ) -> None:
         if period_ms < 1 or batch_size < 1:
             raise ValueError(f"a period of {period_ms} ms and batches of {batch_size} events lead nowhere")
@@ -158,7 +160,8 @@ class Replay:
             raise ValueError("statistics cannot be ahead of their events")
         self.log = log
         self.recommender = recommender
-        self.view = ItemStatistics(recommender.spec.statistics)
+        self.view = ItemStatistics(recommender.spec.statistics) if view is None else view
+        self._is_frozen = view is not None
         self.states = StateTable(recommender.state_spec, len(log.user_ids))
         self.at = 0
         """The next row of the log."""
@@ -213,9 +216,18 @@ class Replay:
             )
             self.states.put(users, stepped.folded.states)
             end_ms = (int(period[start]) + 1) * self._period_ms
-            self._pending.append((end_ms, stop - 1, stepped.activity))
+            if not self._is_frozen:
+                self._pending.append((end_ms, stop - 1, stepped.activity))
             self.at = stop
             yield Replayed(start, stop, start + stepped.rows.astype(np.int64), stepped)
+
+    def settled(self) -> ItemStatistics:
+        """The view with all that has been replayed counted and all items known, however young."""
+        due = [(last, activity) for _, last, activity in self._pending]
+        self._pending.clear()
+        self.view.advance(due, self._items[self._n_items_known :])
+        self._n_items_known = len(self._items)
+        return self.view
 
     def checkpoint(self) -> dict[str, NDArray[Any]]:
         """Where the replay stands, as arrays that `numpy.savez` stores without pickling; `resume` takes them.
@@ -250,7 +262,7 @@ class Replay:
             end += length
 
     def _enter(self, period: int) -> None:
-        if period == self._period:
+        if period == self._period or self._is_frozen:
             return
         self._period = period
         n_known = self._n_items_known
