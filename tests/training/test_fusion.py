@@ -1,0 +1,163 @@
+"""A sequence model and the ranker that hears it, trained on slices that do not touch, served as one bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from msgspec.structs import replace as changed
+
+from stream.bundle.load import load_bundle
+from stream.bundle.manifest import Retrieval
+from stream.core.candidates import FROM_SEQUENCE
+from stream.core.catalogue import ItemUpdate
+from stream.core.seam import Policy, Recommender
+from tests.training.small_shop import shop
+from tests.training.test_train import FEATURES, config
+from training.config import Config, FusionTraining, RankerTraining
+from training.films import Settings, read_ratings, split
+from training.films_fusion import SPEC, TRAINING, Films, fuse, read_films
+from training.fusion import live_columns, sequences_of
+from training.log import Log, item_updates
+from training.replay import Replay
+from training.train import Trained, prepare, train
+
+MODEL = FusionTraining(
+    d=16, scales=2, epochs=3, length=40, member_share=0.5, ranker=RankerTraining(hidden=(16, 8), epochs=3, batch=32)
+)
+TABLES = (shop().events, shop().items)
+
+
+def fused(path: Path, model: FusionTraining = MODEL) -> Config:
+    features = changed(FEATURES, retrieved=20, words=64)
+    return changed(config(path, RankerTraining(), "fused"), model=model, features=features)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(fused(tmp_path_factory.mktemp("models") / "fused"), command="train it", tables=TABLES)
+
+
+def test_one_bundle_holds_both_and_beats_the_baselines(trained: Trained) -> None:
+    bundle = load_bundle(trained.path)
+    assert isinstance(bundle.manifest.retrieval, Retrieval)
+    assert bundle.retriever is not None
+    assert {"query", "candidate_index", "candidate_content"} <= set(bundle.manifest.inputs)
+    metrics = trained.manifest.metrics
+    assert metrics["hr@10"] > 1.3 * metrics["popularity_1h/hr@10"]
+    assert metrics["ndcg@10"] > metrics["co_visitation/ndcg@10"]
+
+
+def test_what_is_recommended_comes_from_the_sequence_model_too(trained: Trained) -> None:
+    bundle, material = load_bundle(trained.path), prepare(fused(trained.path), TABLES)
+    recommender = Recommender(
+        bundle.features, bundle.scorer, bundle.vocabulary, Policy(10), bundle.tag, bundle.retriever
+    )
+    replay = Replay(material.log, recommender, items=material.items, period_ms=600_000)
+    sources = np.concatenate([batch.stepped.ranked.sources.ravel() for batch in replay.run(1500)])
+    assert 0 < np.count_nonzero(sources & FROM_SEQUENCE) < len(sources)
+    replay.view.update_items([ItemUpdate("brand-new", "category-1", "just announced", published_ms=2**41)])
+    replay.view.refresh()
+    log = material.log
+    batch = log.batch(1500, 1501)
+    wide = Recommender(bundle.features, bundle.scorer, bundle.vocabulary, Policy(64), bundle.tag, bundle.retriever)
+    states = replay.states.get(log.user[1500:1501])
+    ranked = wide.step(states, batch, replay.view, source="log/0").ranked
+    place = ranked.items[0].tolist().index(replay.view.catalogue.number("brand-new"))
+    assert np.isfinite(ranked.scores[0, place]), "an item announced now is scored now"
+
+
+def later_events(events: pl.DataFrame, share: float, change: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
+    """The log with its events after this share of its span changed."""
+    times = events["ts_ms"]
+    from_ms = int(times.min() + (times.max() - times.min()) * share)  # type: ignore[operator]  # it is not empty
+    before, after = events.filter(pl.col("ts_ms") < from_ms), events.filter(pl.col("ts_ms") >= from_ms)
+    return pl.concat([before, change(after)])
+
+
+def planted(after: pl.DataFrame) -> pl.DataFrame:
+    """A signal that nobody could overlook: from here on, everything is about one of two items."""
+    names = after["item_id"].drop_nulls().unique().sort()[:2]
+    return after.with_columns(item_id=pl.Series([names[n % 2] for n in range(len(after))]))
+
+
+def test_nothing_of_a_later_slice_reaches_what_learns_from_an_earlier_one(trained: Trained, tmp_path: Path) -> None:
+    """
+    share of the span   0        .35         .7          1
+                        | sequence | ranker's | judged    |
+    planted here                              |xxxxxxxxxxx|     neither graph changes
+    planted here                   |xxxxxxxxxxxxxxxxxxxxxx|     the ranker does, the sequence model does not
+    """
+    graphs = [(trained.path / name).read_bytes() for name in ("retrieval.onnx", "model.onnx", "vocabulary.json")]
+    found = []
+    for number, share in enumerate((0.71, 0.36)):
+        events = later_events(shop().events, share, planted)
+        again = train(fused(tmp_path / str(number)), command="train it", tables=(events, shop().items))
+        found.append([(again.path / name).read_bytes() for name in ("retrieval.onnx", "model.onnx", "vocabulary.json")])
+    assert found[0] == graphs
+    assert found[1][0] == graphs[0]
+    assert found[1][2] == graphs[2]
+    assert found[1][1] != graphs[1]
+
+
+def test_only_live_statistics_are_muted_without_them() -> None:
+    names = np.array(live_columns(SPEC))
+    assert len(names) == len(set(names.tolist())) == 3 + 3 * 4 + 2
+
+
+def ratings(path: Path, n_users: int = 25, n_items: int = 40) -> Path:
+    """Users who walk through the catalogue with steps of their own."""
+    rows = [
+        (user, (user * 7 + step * (1 + user % 3)) % n_items, 1 + step % 5, 10**12 + step * 60_000 * (1 + user % 4))
+        for user in range(n_users)
+        for step in range(8 + user % 5)
+    ]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "ts_ms"], orient="row")
+    frame.sort("ts_ms", maintain_order=True).write_parquet(path)
+    return path
+
+
+def test_films_are_judged_on_the_targets_of_the_comparison(tmp_path: Path) -> None:
+    """The same last events as under the protocol `loo` of the sequence models."""
+    file = ratings(tmp_path / "ratings.parquet")
+    films, task = read_films(file, None), split(read_ratings(file), Settings(protocol="loo"))
+    targets = films.targets([1])
+    ours = {(films.log.user_ids[films.log.user[row]], films.log.item_ids[films.log.item[row]]) for row in targets.row}
+    user = task.whole.user()
+    theirs = {(task.whole.user_ids[user[row]], task.whole.vocabulary[task.whole.item[row] - 1]) for row in task.rows}
+    assert ours == theirs
+    assert (films.log.user[targets.row] == films.log.user[targets.scored]).all()
+    assert (films.from_end[targets.scored] == 2).all()
+    held = films.before(4)
+    assert len(held) == len(films.log) - 4 * 25
+    assert sequences_of(held, SPEC, slice(0, len(held)), 100).start[-1] == len(held)
+
+
+def test_a_fusion_of_films_answers_every_target(tmp_path: Path) -> None:
+    films = read_films(ratings(tmp_path / "ratings.parquet"), None)
+    items = [ItemUpdate(item, f"genre {n % 3}", f"film {n}") for n, item in enumerate(films.log.item_ids)]
+    training = changed(TRAINING, d=16, epochs=2, ranker=changed(TRAINING.ranker, epochs=2))
+    places = fuse(Films.of(films.log, items), training, withouts=("nothing", "statistics"))
+    assert set(places) == {"fusion", "without statistics", "sequence model"}
+    for place in places.values():
+        assert place.shape == (25,)
+        assert place.min() >= 0
+        assert place.max() <= 40
+
+
+def test_a_log_and_its_items_make_the_sequences_that_are_served() -> None:
+    """Users in the order of the log, their events by time, gaps as the worker sees them."""
+    log = Log.of(shop().events, SPEC.types)
+    sequences = sequences_of(log, SPEC, slice(0, 2000), 50)
+    assert len(sequences.vocabulary) == 50
+    for user in (0, 3, 17):
+        rows = np.flatnonzero((log.user[:2000] == user) & log.happened()[:2000])
+        own = slice(*sequences.start[user : user + 2].tolist())
+        assert sequences.ts_ms[own].tolist() == log.ts_ms[rows].tolist()
+        known = [sequences.vocabulary[n - 1] if n > 0 else None for n in sequences.item[own].tolist()]
+        names = [log.item_ids[item] for item in log.item[rows].tolist()]
+        assert all(said in (None, name) for said, name in zip(known, names, strict=True))
+    assert len(item_updates(shop().items)) > 0
