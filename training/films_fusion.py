@@ -36,11 +36,12 @@ from stream.core.scales import DAY_MS, DEFAULT_SCALES
 from stream.core.seam import Policy, Recommender, Scorer
 from stream.core.state import StateSpec
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, StatisticsSpec
+from stream.logs import read_items
 from training.config import FusionTraining, RankerTraining
 from training.export import served
 from training.fusion import Member, fusion_inputs, sequences_of, train_member, untrained_fusion
 from training.listwise import fit_fusion, fusion_scores
-from training.log import Log
+from training.log import Log, item_updates
 from training.metrics import hit_rate, ndcg
 from training.replay import RecordingScorer, Replay
 from training.rows import Rows, record
@@ -114,7 +115,7 @@ class Films:
 
 
 def read_films(ratings: Path, items: Path | None) -> Films:
-    """Parquet with user_id, item_id, rating and ts_ms; and, if given, item_id, movie_title and class."""
+    """Parquet with user_id, item_id, rating and ts_ms; and, if given, a table of items with titles and genres."""
     frame = pl.read_parquet(ratings).select(
         pl.col("user_id").cast(pl.String),
         pl.col("item_id").cast(pl.String),
@@ -123,10 +124,7 @@ def read_films(ratings: Path, items: Path | None) -> Films:
         pl.lit(None, pl.String).alias("event_id"),
         pl.col("rating").cast(pl.Float64).alias("value"),
     )
-    updates = []
-    if items is not None:
-        columns = pl.read_parquet(items).select(pl.col("item_id").cast(pl.String), "movie_title", "class").rows()
-        updates = [ItemUpdate(item_id, category, title) for item_id, title, category in columns]
+    updates = [] if items is None else item_updates(read_items(items))
     return Films.of(Log.of(frame, SPEC.types), updates)
 
 
