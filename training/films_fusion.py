@@ -1,6 +1,6 @@
 """Fusion on film ratings, leave-one-out: `python -m training.films_fusion --data FILE --items FILE`.
 
-The targets are those of `training.films`, protocol `loo`: each user's last event, ranked over the full catalogue
+The targets are those of `polytempo compare`, protocol `loo`: each user's last event, ranked over the full catalogue
 with all that the user had before removed; a tie counts against the target, and so does not being a candidate.
 
     a user's events      1 … n-4 | n-3  n-2  n-1 | n

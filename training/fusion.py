@@ -31,8 +31,9 @@ from training.nets.ranker import RankerConfig
 from training.nets.retrieval import Retriever, WordedRetriever, tell_items
 from training.nets.tempo import Tempo, TempoConfig
 from training.sequences import HORIZONS_MS, SequenceBatch, UserSequences, batches
+from training.targets import Targets
 
-__all__ = ["Member", "fusion_inputs", "live_columns", "sequences_of", "train_member", "untrained_fusion"]
+__all__ = ["Member", "fusion_inputs", "live_columns", "sequences_of", "slices", "train_member", "untrained_fusion"]
 
 _EVENT = ("item", "kind", "gap_s", "value", "state")
 _RANKED = ("candidates", "candidate_features", "context_features", "candidate_index", "query")
@@ -50,6 +51,18 @@ class Member:
         """As `write_bundle` takes it."""
         inputs = (*_EVENT, "item_content") if isinstance(self.retriever, WordedRetriever) else _EVENT
         return SequenceModel(self.retriever, inputs, self.retriever.n_state)
+
+
+def slices(log: Log, targets: Targets, from_ms: int, split_ms: int, share: float) -> tuple[slice, Targets]:
+    """The rows that the sequence model learns from, and the targets that the ranker does.
+
+    Args:
+        from_ms, split_ms: the training window; of its span, the sequence model gets the first `share`.
+    """
+    window = log.between(from_ms, from_ms + round((split_ms - from_ms) * share))
+    split = log.between(0, split_ms).stop
+    # What is scored for a target is what the sequence model says right after the event before it.
+    return window, targets.where((targets.scored >= window.stop) & (targets.row < split))
 
 
 def sequences_of(log: Log, spec: FeatureSpec, window: slice, n_items: int) -> UserSequences:

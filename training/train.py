@@ -39,7 +39,7 @@ from training.config import (
 )
 from training.evaluate import Baselines, Evaluation, evaluate
 from training.export import SequenceModel, served, write_bundle
-from training.fusion import fusion_inputs, sequences_of, train_member, untrained_fusion
+from training.fusion import fusion_inputs, sequences_of, slices, train_member, untrained_fusion
 from training.listwise import fit_fusion, fit_ranker, n_steps
 from training.log import Log, item_updates
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
@@ -263,8 +263,8 @@ def _train_fusion(
     replace: bool,
 ) -> Trained:
     spec, log = material.spec, material.log
-    member_ms = material.from_ms + round((material.split_ms - material.from_ms) * model.member_share)
-    window, split = log.between(material.from_ms, member_ms), log.between(0, material.split_ms).stop
+    window, later = slices(log, material.train, material.from_ms, material.split_ms, model.member_share)
+    split = log.between(0, material.split_ms).stop
     sequences = sequences_of(log, spec, window, model.n_items)
     n_steps_of_member = model.epochs * math.ceil(len(pieces(sequences, model.length)) / model.batch)
     report.stage("training the sequence model", n_steps_of_member)
@@ -277,7 +277,6 @@ def _train_fusion(
     recorder = RecordingScorer(spec, inputs, member.retriever.n_query)
     recommender = Recommender(spec, recorder, member.vocabulary, policy, retriever=retriever)
     replay = Replay(log, recommender, items=material.items, period_ms=span_ms(config.period), watchers=[baselines])
-    later = material.train.where((material.train.scored >= window.stop) & (material.train.row < split))
     with tempfile.TemporaryDirectory(prefix="polytempo-rows-") as folder:
         report.stage("replaying", split)
         rows = record(replay, later, Path(folder), until=split, on_progress=report.at)
