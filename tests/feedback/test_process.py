@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ from stream.cli.main import main
 from stream.core.identity import rec_id
 from stream.feedback.codec import FeedbackCodec, decode_feedback, decode_resume, encode_resume
 from stream.feedback.joiner import Checkpoint, Joiner, JoinRules, Resume
+from stream.live.reader import Reader
 from stream.wire.messages import FeedbackTotals, Outcome, UserSpan
 from tests.worker.cluster import ROOT, Cluster, Running, keyed
 
@@ -169,10 +171,13 @@ async def test_reading_up_to_the_end_and_going_on_later_repeats_nothing(
     assert all(0 < each["low"] < each["rate"] < each["high"] < 1 for each in said["variants"])
     assert main(["experiment", "--kafka", cluster.broker, "--prefix", cluster.prefix]) == 0
     assert "b against a" in capsys.readouterr().out
-    assert main(["watch", "--for", "2", "--json", "--kafka", cluster.broker, "--prefix", cluster.prefix]) == 0
-    watched = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [(each["variant"], each["hit_rate"] > 0) for each in watched["online"]] == [("a", True), ("b", True)]
-    assert len({each["from_ms"] for each in watched["online_by_span"]}) > 1
+    with Reader(cluster.settings, cluster.names) as reader:
+        deadline_s = time.monotonic() + 60
+        while len({each.from_ms for each in reader.observer.online.by_span()}) < 2:
+            assert time.monotonic() < deadline_s
+            reader.poll()
+        online = reader.observer.figures(time.monotonic()).as_json()["online"]
+    assert [(each["variant"], each["hit_rate"] > 0) for each in online] == [("a", True), ("b", True)]
     assert main(["feedback", "--outcomes", "click,impression", "--kafka", cluster.broker]) == 2
     assert "different event types" in capsys.readouterr().err
 
