@@ -6,9 +6,10 @@ the same activity: popularity of all time, popularity of the last hour, and what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +59,19 @@ class Evaluation:
 class Baselines:
     """The baselines' own statistics, and their rankings."""
 
-    def __init__(self, spec: FeatureSpec, seen: str = "session") -> None:
-        """Like `spec` in event types and records, with the seen policy `seen`."""
+    def __init__(
+        self, spec: FeatureSpec, seen: str = "session", fading: Literal["half-life", "e-fold"] = "half-life"
+    ) -> None:
+        """Like `spec` in event types and records, with the seen policy `seen`.
+
+        Args:
+            fading: what is left of a count after its hour or day: half of it, or one e-th, which is how exponential
+                averages are often published.
+        """
+        share = 1.0 if fading == "half-life" else math.log(2)
         statistics = StatisticsSpec(
-            popularity=(PopularityChannel(_EVER_MS), PopularityChannel(HOUR_MS)),
-            co_visitation=(CoVisitationChannel(DAY_MS, "any"),),
+            popularity=(PopularityChannel(_EVER_MS), PopularityChannel(round(HOUR_MS * share))),
+            co_visitation=(CoVisitationChannel(round(DAY_MS * share), "any"),),
         )
         lists = ((statistics.popularity[_HOUR].name, 1),)
         self.spec = FeatureSpec(spec.types, spec.state, statistics, CandidateSpec(lists=lists), spec.n_history)

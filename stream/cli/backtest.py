@@ -61,6 +61,8 @@ def backtest(
     delay: Annotated[list[str] | None, Parameter(group=CONDITIONS)] = None,
     own_statistics: Annotated[list[int] | None, Parameter(group=CONDITIONS)] = None,
     every_event: Annotated[bool, Parameter(group=CONDITIONS)] = False,
+    at: Annotated[Literal["event", "target"], Parameter(group=CONDITIONS)] = "event",
+    fading: Annotated[Literal["half-life", "e-fold"], Parameter(group=CONDITIONS)] = "half-life",
     baselines: Annotated[bool, Parameter(group=CONDITIONS, negative="--no-baselines")] = True,
     batch: int = 256,
     processes: int = 1,
@@ -110,6 +112,9 @@ def backtest(
         delay: How much older they are besides; once for each that is compared.
         own_statistics: Number of workers that each keep statistics of their own users only; may be repeated.
         every_event: Recommend at every event as a worker does, not only where something is judged. For speed.
+        at: What is judged: the list made at the user's event before the target, as the worker publishes it, or one
+            asked for at the target's own time. Both know only what was over before.
+        fading: Whether the hour and the day of the baselines are half-lives or e-folding times.
         baselines: Whether popularity and co-visitation are judged, too.
         batch: Events in a batch.
         processes: Processes that share the work. Figures stay the same.
@@ -122,6 +127,7 @@ def backtest(
     from training.backtest.execute import Backtest, tasks_of
     from training.backtest.judged import Judged, judged_targets
     from training.backtest.material import material_of
+    from training.backtest.requests import asked_at_targets
     from training.backtest.run import Conditions
 
     folders = [path.resolve() for path in bundle or []]
@@ -164,8 +170,10 @@ def backtest(
     _remark(loaded, material.log.n_dropped, len(material.log), len(targets), judged.from_ms)
     if len(targets) == 0:
         raise PolytempoError("there is no target in this range.", "Look at --since, --until and the filters.")
+    if at == "target":
+        material, targets = asked_at_targets(material, targets)
     conditions = Conditions(
-        k=k, period_ms=parse_duration_ms(period), batch_size=batch, every_event=every_event, seen=seen
+        k=k, period_ms=parse_duration_ms(period), batch_size=batch, every_event=every_event, seen=seen, fading=fading
     )
     # Each way of keeping statistics is a backtest of its own; usually there is one.
     ways: list[tuple[str, int | None]] = [(each, None) for each in delay or ([] if own_statistics else ["0s"])]

@@ -28,6 +28,7 @@ from stream.wire.reasons import Malformed, Record
 
 __all__ = ["TopicEvents", "events_table", "read_events", "read_item_updates"]
 
+_EVENTS_AT_ONCE: Final = 100_000
 _read: Final = msgspec.json.Decoder(Event).decode
 _SCHEMA: Final = dict(
     zip(
@@ -126,6 +127,7 @@ class _Columns:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.n_refused = 0
+        self._tables: list[pl.DataFrame] = []
 
     def add(
         self,
@@ -143,8 +145,15 @@ class _Columns:
                 continue
             if (since_ms is None or event.ts_ms >= since_ms) and (until_ms is None or event.ts_ms < until_ms):
                 self.events.append(event)
+        if len(self.events) >= _EVENTS_AT_ONCE:
+            self._tables.append(self._taken())
 
     def table(self) -> pl.DataFrame:
+        tables = [*self._tables, self._taken()]
+        return tables[0] if len(tables) == 1 else pl.concat(tables, how="diagonal")
+
+    def _taken(self) -> pl.DataFrame:
+        """The events as a table: as objects they take ten times the memory, so few are objects at a time."""
         columns: dict[str, list[Any]] = {
             name: [getattr(event, name) for event in self.events] for name in EVENT_COLUMNS
         }
@@ -155,6 +164,7 @@ class _Columns:
             for name in fields
             if name not in EVENT_COLUMNS  # such a field has no place in the normal form
         ]
+        self.events = []
         return frame.with_columns(texts)
 
 

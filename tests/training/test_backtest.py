@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from stream.bundle.load import load_bundle
 from stream.core.events import EventTypes
+from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
 from tests.training.backtest_log import START_MS, material, table
@@ -17,11 +19,13 @@ from tests.worker.bundles import bundle
 from training.backtest.execute import Backtest, tasks_of
 from training.backtest.judged import Judged, judged_targets
 from training.backtest.material import Material
+from training.backtest.requests import asked_at_targets
 from training.backtest.run import Conditions, Outcome
-from training.evaluate import evaluate
+from training.evaluate import Baselines, evaluate
 from training.replay import Replay
 from training.targets import Targets, find_targets
 
+FADINGS: tuple[Literal["half-life", "e-fold"], ...] = ("half-life", "e-fold")
 JUDGED = Judged(from_ms=START_MS + 1_500_000)
 
 
@@ -212,6 +216,48 @@ def test_a_recommendation_knows_nothing_of_what_comes_after_it(
     assert 100 < before.sum() < len(targets)
     for one, two in zip(reference, found, strict=True):
         assert (names[one.items[before]] == changed_names[two.items[before]]).all()
+
+
+# ---- at the target's own time ---------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_at_the_targets_time_knows_all_that_was_over_and_nothing_more(
+    small: Material, targets: Targets, tmp_path: Path
+) -> None:
+    """All-time popularity, counted by hand from the events of earlier periods."""
+    asked, moved = asked_at_targets(small, targets)
+    log, period_ms, weights = small.log, 10_000, small.types.weight_table()
+    assert (asked.log.item[moved.row] == log.item[targets.row]).all()
+    assert (asked.log.ts_ms[moved.scored] == log.ts_ms[targets.row]).all()
+    assert (asked.log.user[moved.scored] == log.user[targets.row]).all()
+    assert (moved.scored == moved.row - 1).all()
+    assert np.array_equal(np.delete(asked.log.item, moved.scored), log.item)
+    found = Backtest(asked, moved, Conditions(period_ms=period_ms, seen="none"), tmp_path).go(tasks_of([]))
+    assert found is not None
+    for which in range(0, len(targets), 40):
+        now_ms = int(log.ts_ms[targets.row[which]])
+        over = log.ts_ms < now_ms // period_ms * period_ms
+        counts = np.bincount(log.item[over], weights[log.kind[over]], len(log.item_ids))
+        listed = found[0].items[which]
+        listed = listed[listed >= 0]
+        best = np.sort(counts)[::-1][: len(listed)]
+        np.testing.assert_allclose(counts[listed], best, rtol=1e-3)
+
+
+def test_asking_later_knows_more_than_asking_at_the_event_before(
+    small: Material, targets: Targets, reference: list[Outcome], tmp_path: Path
+) -> None:
+    asked, moved = asked_at_targets(small, targets)
+    found = Backtest(asked, moved, Conditions(), tmp_path).go(tasks_of([bundle("ranker")]))
+    assert found is not None
+    assert [each.name for each in found] == [each.name for each in reference]
+    assert any((one.place != two.place).any() for one, two in zip(found, reference, strict=True))
+
+
+def test_an_hour_may_be_a_half_life_or_an_e_folding_time() -> None:
+    spec = FeatureSpec()
+    hour = {fading: Baselines(spec, fading=fading).view.spec.popularity[1].half_life_ms for fading in FADINGS}
+    assert hour == {"half-life": 3_600_000, "e-fold": round(3_600_000 * np.log(2))}
 
 
 # ---- what is judged -------------------------------------------------------------------------------------------------

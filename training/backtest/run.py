@@ -49,6 +49,7 @@ class Conditions:
         batch_size: events in a batch; decides speed, never a result.
         every_event: recommend at every event of the judged range, as live, not only where a target follows.
         seen: replaces the bundles' own rule for what is not recommended again.
+        fading: whether the baselines' spans of time are half-lives or e-folding times.
         n_examples: targets that are kept with their user's past and the reasons.
     """
 
@@ -58,6 +59,7 @@ class Conditions:
     batch_size: int = 256
     every_event: bool = False
     seen: Literal["session", "history", "none"] | None = None
+    fading: Literal["half-life", "e-fold"] = "half-life"
     n_examples: int = 12
 
 
@@ -199,7 +201,7 @@ class Run:
         policy = Policy(conditions.k, _seen(bundle, conditions))
         self._baselines: Baselines | None = None
         if bundle is None:
-            self._baselines = Baselines(FeatureSpec(types=material.types), policy.seen)
+            self._baselines = Baselines(FeatureSpec(types=material.types), policy.seen, conditions.fading)
             spec = self._baselines.spec
             recommender = Recommender(spec, _Silent(spec), policy=policy)
             names = tuple(BASELINES)
