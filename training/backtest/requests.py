@@ -35,7 +35,8 @@ def asked_at_targets(material: Material, targets: Targets) -> tuple[Material, Ta
     source[asked] = targets.scored
     item_ids = log.item_ids if "" in log.item_ids else [*log.item_ids, ""]
     none = item_ids.index("")
-    item, kind, ts_ms, value = (column[source] for column in (log.item, log.kind, log.ts_ms, log.value))
+    item, kind = log.item[source], log.kind[source]
+    ts_ms, value = log.ts_ms[source], log.value[source]
     item[asked], kind[asked], ts_ms[asked], value[asked] = none, REQUEST, log.ts_ms[targets.row], np.nan
     event_ids: NDArray[np.object_] | None = None
     if log.event_ids is not None:
