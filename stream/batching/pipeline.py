@@ -20,8 +20,8 @@ So the changelog has to wait for what must not be missing once the state says "a
 and the activity, whose offsets count once however often they come. It need not wait for other groups' outputs, and the
 next step reads the state from the overlay meanwhile.
 
-An exception of `step`, or a delivery that failed for good, crashes the app: nothing behind it is acknowledged, so
-nothing is lost.
+A changelog record of somebody who no longer owns the partition is refused, see `fencing`. An exception of `step`, or a
+delivery that failed for good, crashes the app: nothing behind it is acknowledged, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from functools import partial
 from typing import Any, Final
 
 import faust
+from aiokafka.errors import ProducerFenced
 from faust.types import TP, EventT, StreamT
 
 from stream.batching.batches import Applied, RecordBatch, Step, Timings
 from stream.batching.consumer import BatchConsumer, BatchMessage
+from stream.batching.fencing import FencedError
 from stream.batching.ledger import Ledger, Span
 from stream.batching.producing import Delivery, delivered, produce
 from stream.batching.queue import Progress, Queue, Waiting
@@ -275,23 +277,16 @@ class _Run:
                 return
             # What is somebody else's now is left: they read it again.
             current = [slice_ for slice_ in slices if self.consumer.is_current(slice_.partition.ledger)]
-            changelog = self.table.changelog_topic_name
-            logged = [
-                await produce(self.app, changelog, slice_.batch.tp.partition, slice_.applied.writes.items())
-                if slice_.applied.writes
-                else []
-                for slice_ in current
+            logged = [await self._log(slice_) for slice_ in current]
+            finished = [
+                slice_
+                for slice_, deliveries in zip(current, logged, strict=True)
+                if await self._settle(slice_, deliveries)
             ]
-            for slice_, deliveries in zip(current, logged, strict=True):
-                writes, partition = slice_.applied.writes, slice_.batch.tp.partition
-                if writes:
-                    first, last = await delivered(deliveries)
-                    self.table.settle(partition, slice_.number, writes, first, last)
-                slice_.span.done = True
             done_ns = time.perf_counter_ns()
             if (on_done := self.on_done) is not None:
                 times_us = (stepped_ns - began_ns) // 1000, (sent_ns - stepped_ns) // 1000, (done_ns - sent_ns) // 1000
-                for slice_ in current:
+                for slice_ in finished:
                     queue_us = (began_ns - slice_.progresses[0].event.value.fetched_ns) // 1000
                     on_done(slice_.batch, Timings(*times_us, queue_us))
         except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
@@ -299,6 +294,47 @@ class _Run:
         finally:
             self.slots.release()
             await self._leave(slices)
+
+    async def _log(self, slice_: _Slice) -> list[Delivery] | None:
+        """Queue what a slice writes for the changelog; None if somebody else writes there now."""
+        writes, partition = slice_.applied.writes, slice_.batch.tp.partition
+        if not writes:
+            return []
+        try:
+            writer = await self.table.writer(partition, slice_.partition.ledger.generation)
+        except FencedError:
+            return None
+        return await produce(self.app, self.table.changelog_topic_name, partition, writes.items(), writer)
+
+    async def _settle(self, slice_: _Slice, deliveries: list[Delivery] | None) -> bool:
+        """Wait until the changelog has it; False if it was refused because somebody else writes there now."""
+        writes = slice_.applied.writes
+        if writes:
+            try:
+                written = None if deliveries is None else await delivered(deliveries)
+            except ProducerFenced:
+                written = None
+            if written is None:
+                self._lose(slice_.partition)
+                return False
+            self.table.settle(slice_.batch.tp.partition, slice_.number, writes, *written)
+        slice_.span.done = True
+        return True
+
+    def _lose(self, partition: _Partition) -> None:
+        """The group has given a partition to somebody else, and will tell us so: nothing more is done to it."""
+        ledger = partition.ledger
+        if not ledger.closed:
+            self.consumer.log.warning("%s: somebody else has taken it over: waiting for a rebalance", partition.tp)
+            ledger.close()
+            self.spawn(self._expect_rebalance(partition))
+
+    async def _expect_rebalance(self, partition: _Partition) -> None:
+        await asyncio.sleep(2 * self.app.conf.broker_session_timeout)
+        if self.consumer.is_current(partition.ledger):
+            await self.fail(
+                FencedError(f"{partition.tp}: a process that is not in this group writes its changelog as well")
+            )
 
     async def _leave(self, slices: Sequence[_Slice]) -> None:
         for slice_ in slices:

@@ -27,9 +27,11 @@ for _distribution, _wanted in (("faust-streaming", FAUST), ("aiokafka", AIOKAFKA
         )
 
 import aiokafka  # noqa: E402  (after the check, so that a wrong release is reported as such)
+from aiokafka.client import AIOKafkaClient  # noqa: E402
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords  # noqa: E402
 from aiokafka.consumer.group_coordinator import GroupCoordinator  # noqa: E402
 from aiokafka.consumer.subscription_state import Assignment, TopicPartitionState  # noqa: E402
+from aiokafka.producer.message_accumulator import BatchBuilder  # noqa: E402
 from faust.app.base import App  # noqa: E402
 from faust.stores import memory as memory_store  # noqa: E402
 from faust.stores import rocksdb as rocksdb_store  # noqa: E402
@@ -159,6 +161,8 @@ NAMES: Final[tuple[PrivateName, ...]] = (
     *_all(rocksdb_store.Store, _db_for_partition=("partition",), offset_key=None, _dbs=None),
     # Producing and serving.
     *_all(driver.Producer, _ensure_producer=()),
+    *_all(BatchBuilder, _set_producer_state=("producer_id", "producer_epoch", "base_sequence")),
+    *_all(AIOKafkaClient, coordinator_lookup=("coordinator_type", "coordinator_key")),
     *_all(App, rebalancing=None, rebalancing_count=None, on_startup_finished=None, _on_partitions_revoked=("revoked",)),
 )
 

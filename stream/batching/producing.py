@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import faust
@@ -43,10 +43,21 @@ class Delivery:
     n_records: int
 
 
+class Stamps(Protocol):
+    """Who signs batches, see `fencing`."""
+
+    def stamp(self, batch: Any) -> None:
+        """Sign a batch right before it is queued."""
+
+
 async def produce(
-    app: faust.App, topic: str, partition: int, pairs: Iterable[tuple[bytes | None, bytes | None]]
+    app: faust.App,
+    topic: str,
+    partition: int,
+    pairs: Iterable[tuple[bytes | None, bytes | None]],
+    writer: Stamps | None = None,
 ) -> list[Delivery]:
-    """Queue (key, value) pairs for one partition, in order, as few batches as their size allows.
+    """Queue (key, value) pairs for one partition, in order, as few batches as their size allows; `writer` signs them.
 
     Returns once all of them are queued, which may wait for the batch before to leave. Raises RecordTooLargeError before
     anything is queued that would stand behind the record.
@@ -61,6 +72,8 @@ async def produce(
     async def flush() -> None:
         batch.close()  # complete: nothing may be added to it, and it does not linger
         async with turn:
+            if writer is not None:
+                writer.stamp(batch)
             future = await producer.send_batch(batch, topic, partition=partition)
         deliveries.append(Delivery(future, batch.record_count()))
 

@@ -11,6 +11,8 @@ from faust.stores import memory
 from faust.types import TP
 from yarl import URL
 
+from stream.batching.fencing import Fences, Writer
+
 __all__ = ["BatchTable", "MemoryStore"]
 
 
@@ -114,6 +116,7 @@ class BatchTable(faust.Table):  # type: ignore[misc]
         super().__init__(app, name=name, partitions=partitions, **kwargs)
         self._overlay: dict[int, dict[bytes, tuple[int, bytes | None]]] = {}
         self._n_staged = 0
+        self._fences = Fences(app, self.changelog_topic_name)
         app.tables.add(self)  # what app.Table() does; without it Faust would never recover it
 
     def _new_store(self) -> Any:
@@ -187,6 +190,10 @@ class BatchTable(faust.Table):  # type: ignore[misc]
                 if staged is not None and staged[0] == number:
                     del overlay[key]
 
+    async def writer(self, partition: int, generation: int) -> Writer:
+        """What signs changelog records of this partition; FencedError if it is not ours in this generation."""
+        return await self._fences.writer(partition, generation)
+
     def n_keys(self) -> int:
         """Keys in the store, over all partitions that are held; an estimate for one on disk."""
         return int(self.data.n_keys())
@@ -206,9 +213,15 @@ class BatchTable(faust.Table):  # type: ignore[misc]
         pairs = [(record.key, record.value) for record in records]
         self.data.write_many(tp, pairs, records[-1].offset, logged=logged)
 
-    async def on_rebalance(self, *args: Any, **kwargs: Any) -> None:
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Become the only writer of what is ours now, before recovery looks where the changelog ends."""
         self._overlay.clear()
-        await super().on_rebalance(*args, **kwargs)
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+        changelog = self.changelog_topic_name
+        actives = {tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == changelog}
+        await self._fences.take_over(actives, generation_id)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         raise TypeError("a BatchTable is written by run_batches only")

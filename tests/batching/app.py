@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import struct
 import sys
@@ -29,6 +30,7 @@ from stream.batching import (
     Send,
     batch_topic,
     one_by_one,
+    pipeline,
     run_batches,
     serve,
     use_batches,
@@ -65,6 +67,23 @@ def make_step(output: str, filler: bytes = b"") -> Any:
     return step
 
 
+def stop_before_the_changelog(app_id: str, at: int) -> None:
+    """Stop this process once, between the last look at the group and the sending of a state that holds offset `at`."""
+    produce, stopped = pipeline.produce, False
+
+    async def produce_late(app: Any, topic: str, partition: int, pairs: Any, *rest: Any) -> Any:
+        nonlocal stopped
+        pairs = list(pairs)
+        if topic == f"{app_id}-users-changelog" and not stopped:
+            stopped = any(value is not None and STATE.unpack_from(value)[0] >= at for _, value in pairs)
+            if stopped:
+                print("stopping", flush=True)
+                os.kill(os.getpid(), signal.SIGSTOP)
+        return await produce(app, topic, partition, pairs, *rest)
+
+    pipeline.produce = produce_late
+
+
 def make_app(args: argparse.Namespace) -> faust.App:
     """The app of `args`, with its table and agent."""
     settings = {
@@ -90,6 +109,9 @@ def make_app(args: argparse.Namespace) -> faust.App:
             raise RuntimeError("asked to fail")
         return step(batch, load)  # type: ignore[no-any-return]
 
+    if args.stop_at is not None:
+        stop_before_the_changelog(app.conf.id, args.stop_at)
+
     async def run(stream: Any) -> None:
         await run_batches(app, stream, table, one_by_one(checked_step), prepare=prepare)
 
@@ -112,6 +134,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prepare-until", type=Path, help="prepare waits until this file exists")
     parser.add_argument("--filler-bytes", type=int, default=0)
     parser.add_argument("--fail-at", type=int, default=None)
+    parser.add_argument("--stop-at", type=int, default=None, help="stop, with SIGSTOP, before logging such a state")
     return parser.parse_args(argv)
 
 

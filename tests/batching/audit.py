@@ -97,13 +97,14 @@ class Worker:
 
     async def ready(self, timeout_s: float = 60.0) -> None:
         """Until its tables are recovered. It may have no partition yet."""
-        await self._says("ready", timeout_s)
+        await self.says("ready", timeout_s)
 
     async def applying(self, timeout_s: float = 90.0) -> None:
         """Until it has begun to apply batches."""
-        await self._says("prepared", timeout_s)
+        await self.says("prepared", timeout_s)
 
-    async def _says(self, word: str, timeout_s: float) -> None:
+    async def says(self, word: str, timeout_s: float = 60.0) -> None:
+        """Until it has printed this."""
         await until(lambda: word in self.said() or self.process.poll() is not None, timeout_s)
         assert self.process.poll() is None, self.stderr.read_text()[-3000:]
 
@@ -234,7 +235,8 @@ async def audit(setup: Setup) -> Verdict:
     stored: dict[bytes, tuple[int, int, int]] = {}
     for records in changelog:
         for record in records:
-            stored[record.key] = STATE.unpack_from(record.value)
+            if record.value is not None:  # a barrier
+                stored[record.key] = STATE.unpack_from(record.value)
     return Verdict(
         n_inputs=len(expected),
         n_lost=len(expected.keys() - seen.keys()),

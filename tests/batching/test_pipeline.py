@@ -82,6 +82,9 @@ class FakeTable:
     def stage(self, partition: int, writes: Any) -> int:
         return 0
 
+    async def writer(self, partition: int, generation: int) -> Any:
+        return None
+
     def settle(self, partition: int, number: int, writes: Any, first: int, last: int) -> None:
         self.settled.append(writes)
 
@@ -112,7 +115,7 @@ class World:
         self.acked.append(event.value.offset)
 
     # the broker
-    async def produce(self, app: Any, topic: str, partition: int, pairs: Any) -> list[Any]:
+    async def produce(self, app: Any, topic: str, partition: int, pairs: Any, writer: Any = None) -> list[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.produced.append((topic, partition, list(pairs), future))
         return [SimpleNamespace(future=future, n_records=len(self.produced[-1][2]))]
