@@ -32,6 +32,7 @@ from stream.batching.fetching import ask_for
 from stream.batching.ledger import Admission, Ledger
 from stream.batching.pace import Pace
 from stream.batching.table import BatchTable
+from stream.errors import PolytempoError
 
 if TYPE_CHECKING:
     from stream.batching.transport import BatchTransport
@@ -370,6 +371,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         ledger = self._ledgers.get(tp)
         if ledger is None or not ledger.active:
             return
+        end = self.highwater(tp)
+        if ledger.next_read is not None and end is not None and end < ledger.next_read:
+            raise PolytempoError(
+                f"{tp.topic} was made anew or lost records: its partition {tp.partition} ends at {end} "
+                f"and was read up to {ledger.next_read}.",
+                "What is kept of its events belongs to the old one; start again, and do as is said then.",
+            )
         admission, offset = ledger.admit(records[0].offset, records[-1].offset)
         if admission is Admission.DROP:
             return

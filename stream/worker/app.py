@@ -258,9 +258,20 @@ class Worker:
 
         @app.agent(events, name=f"{names.app_id}.recommend")  # type: ignore[untyped-decorator]
         async def recommend(stream: Any) -> None:
-            await run_batches(app, stream, table, self._step, max_events=config.max_events, on_done=self._done)
+            await run_batches(
+                app,
+                stream,
+                table,
+                self._step,
+                prepare=self._prepare,
+                max_events=config.max_events,
+                on_done=self._done,
+            )
 
         return app
+
+    async def _prepare(self, _tp: TP, _next_offset: int) -> None:
+        await self._look_at_history()  # Kafka forgets the offsets of a deleted topic: it would be read from 0
 
     def _step(self, batches: Sequence[RecordBatch], loads: Sequence[Load]) -> list[Applied]:
         processor = self._processor

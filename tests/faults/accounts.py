@@ -158,10 +158,17 @@ class Account:
         return asdict(self)
 
 
-async def audit(cluster: Cluster, spec: FeatureSpec) -> Account:
-    """Read all topics of a deployment whose workers have caught up, and account for every event."""
+async def audit(cluster: Cluster, spec: FeatureSpec, events: Sequence[Sequence[Any]] | None = None) -> Account:
+    """Read all topics of a deployment whose workers have caught up, and account for every event.
+
+    Args:
+        cluster: what to read.
+        spec: how its bundle keeps states and statistics.
+        events: by partition, where the topic does not hold all that workers have seen any more.
+    """
     names, n_partitions = cluster.names, cluster.n_partitions
-    rebuilt = rebuild(spec, names.events, await cluster.partitions(names.events, n_partitions))
+    partitions = await cluster.partitions(names.events, n_partitions) if events is None else events
+    rebuilt = rebuild(spec, names.events, partitions)
 
     answered: Counter[str] = Counter()
     n_strange = 0

@@ -16,7 +16,7 @@ from stream.bundle.service import load_service
 from stream.cli.main import main
 from stream.replay.topics import TopicReader
 from stream.replay.verify import TOLERANCE, Verdict, read_published, verify
-from tests.faults.worker_rounds import traffic
+from tests.faults.traffic import traffic
 from tests.worker.bundles import bundle
 from tests.worker.cluster import Cluster, KeyAndValue
 
