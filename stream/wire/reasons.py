@@ -31,6 +31,7 @@ class Reason(StrEnum):
     BAD_REQUEST = "bad_request"
     NULL_KEY = "null_key"
     KEY_MISMATCH = "key_mismatch"
+    UNANSWERED = "unanswered"
 
 
 MEANING: Final = {
@@ -53,6 +54,7 @@ MEANING: Final = {
     Reason.BAD_REQUEST: "n, exclude or only are out of bounds or not on a request, or a request names an item",
     Reason.NULL_KEY: "the record has no key, so its partition is not its user's (or item's)",
     Reason.KEY_MISMATCH: "the record's key is not the id in its value, so its partition is not that id's",
+    Reason.UNANSWERED: "the event is good and was counted, but the model failed on it",
 }
 
 

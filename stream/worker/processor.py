@@ -14,19 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.bundle.service import Arm
-from stream.core.arms import Arms
+from stream.core.arms import Arms, ArmsStepped
 from stream.core.assignment import Assignment
 from stream.core.fold import DUPLICATE, REPLAYED
-from stream.core.parts import Part
-from stream.core.state import StateSpec, decode_states
+from stream.core.parts import Part, starts
+from stream.core.state import States, StateSpec, decode_states
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity, encode_activity
 from stream.wire.decode import EventDecoder
 from stream.wire.encode import dead_letter
 from stream.wire.limits import Limits
 from stream.wire.messages import Event
-from stream.wire.reasons import Record, Rejected
+from stream.wire.reasons import Reason, Record, Rejected
 from stream.worker.answering import Answering
+from stream.worker.around import Around
 from stream.worker.shadow import Shadows
 
 __all__ = ["Counters", "Fetched", "Output", "Processor", "letter_key"]
@@ -141,6 +142,7 @@ class Processor:
         self._answering = [Answering(arm) for arm in arms]
         self._arms = Arms([each.recommender for each in self._answering])
         self._assignment = assignment if len(arms) > 1 else None
+        self._around: Around | None = Around()
         self._features = features
         self.shadows = shadows
         self._know(view)
@@ -156,8 +158,8 @@ class Processor:
 
         Compiling takes seconds the first time on a machine; afterwards it is loaded from a cache in well under one.
         """
-        real, kept = self.view, self.counters
-        self.view, self.counters = ItemStatistics(real.spec), Counters()
+        real, kept, around = self.view, self.counters, self._around
+        self.view, self.counters, self._around = ItemStatistics(real.spec), Counters(), None  # here it must not fail
         self._know(self.view)
         event_type = self._features.types.names[0]
         n = 4 * len(self._answering)
@@ -179,7 +181,7 @@ class Processor:
             if self.shadows is not None:
                 self.shadows.warm_up(self.view)
         finally:
-            self.view, self.counters = real, kept
+            self.view, self.counters, self._around = real, kept, around
 
     def process(
         self, records: Sequence[Record], load: Load, *, topic: str, partition: int, covers: tuple[int, int]
@@ -217,7 +219,7 @@ class Processor:
         keys = [[user_id.encode() for user_id in part.batch.users] for part in parts]
         stored = [raw for place, of in zip(places, keys, strict=True) for raw in batches[place].load(of)]
         states = decode_states(self._arms.state_spec, stored)
-        stepped = self._arms.step(states, parts, self.view, self._arm_of(parts))
+        stepped, failing = self._step(states, parts)
         folded = stepped.folded
         counters.n_replayed += int(np.count_nonzero(folded.outcome == REPLAYED))
         counters.n_duplicates += int(np.count_nonzero(folded.outcome == DUPLICATE))
@@ -233,6 +235,8 @@ class Processor:
                 user += 1
             if len(stepped.activities[number]) > 0:
                 output.activity = encode_activity(stepped.activities[number])
+        for row, error in sorted(failing.items()):
+            self._say_unanswered(row, error, parts, [(batches[place], outputs[place]) for place in places])
         said: list[list[tuple[int, bytes]]] = [[] for _ in parts]  # (row of the part, message)
         for each, answers in zip(self._answering, stepped.answers, strict=True):
             for number, encoded in enumerate(each.encode(parts, answers, self.view)):
@@ -246,6 +250,35 @@ class Processor:
             outputs[places[number]].recommendations += [(keys[number][users[row]], value) for row, value in messages]
             counters.n_recommendations += len(messages)
         return outputs
+
+    def _step(self, states: States, parts: Sequence[Part]) -> tuple[ArmsStepped, dict[int, Exception]]:
+        """Step all parts; the rows on which the model fails, and why, are left without an answer."""
+        arm_of = self._arm_of(parts)
+
+        def selected(select: NDArray[np.bool_] | None) -> ArmsStepped:
+            return self._arms.step(states, parts, self.view, arm_of, select=select)
+
+        try:
+            return selected(None), {}
+        except Exception as error:
+            if self._around is None:
+                raise
+            return self._around.step(selected, sum(len(part.batch) for part in parts), error)
+
+    def _say_unanswered(
+        self, row: int, error: Exception, parts: Sequence[Part], sides: Sequence[tuple[Fetched, Output]]
+    ) -> None:
+        """A dead letter for a row of all parts."""
+        first = starts([len(part.batch) for part in parts])
+        number = int(np.searchsorted(first, row, "right")) - 1
+        offset = int(parts[number].batch.offset[row - first[number]])
+        fetched, output = sides[number]
+        (record,) = [each for each in fetched.records if each.offset == offset]
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        rejected = Rejected(record, Reason.UNANSWERED, detail)
+        letter = dead_letter(rejected, fetched.topic, fetched.partition)
+        output.dead_letters.append((letter_key(fetched.topic, fetched.partition, rejected), letter))
+        self.counters.count_dead_letter(rejected.reason.value)
 
     def _know(self, view: ItemStatistics) -> None:
         for each in self._answering:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 
 from stream.bundle.channel import activate
-from tests.faults.round import Round, Scenario
+from tests.faults.round import START_S, Round, Scenario
 from tests.worker.bundles import bundle
 from tests.worker.cluster import until
 
@@ -50,7 +51,20 @@ async def swapped(round_: Round) -> None:
     assert served == {"ranker@1", "ranker@2"}, served
 
 
+async def raising(round_: Round) -> None:
+    """The graph fails on one event in some hundred, wherever in a batch it stands."""
+    workers = [round_.worker(label, module="tests.faults.raising") for label in "ab"]
+    await asyncio.gather(*(worker.ready(START_S) for worker in workers))
+    async with round_.under_load():
+        pass
+    await round_.cluster.caught_up(240)
+    reasons = [letter["reason"] for letter in await round_.cluster.dead_letters()]
+    round_.remarks["unanswered"] = reasons.count("unanswered")
+    assert round_.remarks["unanswered"] > 0
+
+
 SCENARIOS = {
     "bundle-corrupt": Scenario("a corrupt model, half a manifest and a missing folder put in the channel", corrupt),
     "bundle-swapped": Scenario("the bundle exchanged five times under load", swapped),
+    "model-raises": Scenario("a graph that fails on one event in some hundred", raising),
 }

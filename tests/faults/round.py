@@ -73,9 +73,10 @@ class Round:
         """For files of the round's own."""
         return self.cluster.workdir
 
-    def worker(self, label: str, *options: str) -> Running:
+    def worker(self, label: str, *options: str, module: str = "stream.cli.main") -> Running:
         """Start one."""
-        return self.cluster.worker(self.bundle, "--session", f"{SESSION_S:g}s", *options, label=label)
+        session = ("--session", f"{SESSION_S:g}s")
+        return self.cluster.worker(self.bundle, *session, *options, label=label, module=module)
 
     async def serving(self, *labels: str) -> list[Running]:
         """Start some, and wait until all answer."""

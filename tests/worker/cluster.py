@@ -108,11 +108,11 @@ class Cluster:
         """Make the topics."""
         ensure_topics(self.settings, topic_layout(self.prefix, n_partitions=self.n_partitions))
 
-    def worker(self, bundle: Path, *options: str, label: str = "worker") -> Running:
+    def worker(self, bundle: Path, *options: str, label: str = "worker", module: str = "stream.cli.main") -> Running:
         """Start a worker; its output goes to files named after `label`, behind what is there."""
         directory = self.workdir / label
         directory.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "stream.cli.main", "worker", "--bundle", str(bundle), "--json"]
+        command = [sys.executable, "-m", module, "worker", "--bundle", str(bundle), "--json"]
         command += ["--kafka", self.broker, "--prefix", self.prefix, *options]
         command += [] if "--log-level" in options else ["--log-level", "info"]
         out, err = directory / "stdout", directory / "stderr"
