@@ -348,11 +348,23 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 break  # a rebalance: everything not handed out is read again from its committed offset
             tp = ensure_TP(aiokafka_tp)
-            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            end = self.highwater(tp)
+            self.app.monitor.track_tp_end_offset(tp, end)
             if self._is_batch(tp):
+                self._refuse_what_was_made_anew(tp, end)
                 await self._hand_out(tp, fetched)
             else:
                 await self._hand_out_singly(tp, self._recover_in_bulk(tp, fetched))
+
+    def _refuse_what_was_made_anew(self, tp: TP, end: int | None) -> None:
+        """A deleted topic of the same name begins at 0: its events would pass for ones that were handed out before."""
+        ledger = self._ledgers.get(tp)
+        if ledger is not None and ledger.next_read is not None and end is not None and end < ledger.next_read:
+            raise PolytempoError(
+                f"{tp.topic} was made anew or lost records: its partition {tp.partition} ends at {end} "
+                f"and was read up to {ledger.next_read}.",
+                "What is kept of its events belongs to the old one; start again, and do as is said then.",
+            )
 
     def _set_pace(self, n_records: int) -> None:
         fetch = self.transport.fetch
@@ -371,13 +383,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         ledger = self._ledgers.get(tp)
         if ledger is None or not ledger.active:
             return
-        end = self.highwater(tp)
-        if ledger.next_read is not None and end is not None and end < ledger.next_read:
-            raise PolytempoError(
-                f"{tp.topic} was made anew or lost records: its partition {tp.partition} ends at {end} "
-                f"and was read up to {ledger.next_read}.",
-                "What is kept of its events belongs to the old one; start again, and do as is said then.",
-            )
         admission, offset = ledger.admit(records[0].offset, records[-1].offset)
         if admission is Admission.DROP:
             return
