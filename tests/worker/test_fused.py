@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from stream.bundle.load import load_bundle
+from stream.bundle.service import load_service
 from stream.replay.topics import TopicReader
 from stream.replay.verify import read_published, verify
 from tests.worker.bundles import bundle
@@ -37,5 +37,5 @@ async def test_a_sequence_model_and_its_ranker_serve_together_and_verify_finds_e
     assert any("sequence" in item["reasons"] for answer in answers for item in answer["items"])
     with TopicReader(cluster.settings) as reader:
         published = read_published(reader, cluster.names.recommendations)
-    verdict = verify(cluster.settings, cluster.names, published, [load_bundle(folder)])
+    verdict = verify(cluster.settings, cluster.names, published, [load_service(folder)])
     assert verdict.n_identical == N_EVENTS
