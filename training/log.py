@@ -95,6 +95,23 @@ class Log:
         start, stop = np.searchsorted(self.ts_ms, [from_ms, until_ms])
         return slice(int(start), int(stop))
 
+    def head(self, stop: int) -> Log:
+        """The first `stop` events, as if nothing else had ever been known: users and items of later ones are gone."""
+        n_users, n_items = (int(column[:stop].max(initial=-1)) + 1 for column in (self.user, self.item))
+        return Log(
+            user_ids=self.user_ids[:n_users],
+            item_ids=self.item_ids[:n_items],
+            user=self.user[:stop],
+            item=self.item[:stop],
+            key=self.key[:n_items],
+            kind=self.kind[:stop],
+            ts_ms=self.ts_ms[:stop],
+            value=self.value[:stop],
+            event_ids=None if self.event_ids is None else self.event_ids[:stop],
+            segments=self.segments[:stop],
+            n_dropped=self.n_dropped,
+        )
+
     def batch(self, start: int, stop: int) -> EventBatch:
         """The events `start` to `stop` (excluded) as the core takes them; an event's offset is its row here."""
         codes, first, inverse = np.unique(self.user[start:stop], return_index=True, return_inverse=True)

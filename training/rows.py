@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -10,12 +10,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.core.features import TensorSpec, candidate_feature_names, context_feature_names
+from stream.core.features import FeatureSpec, TensorSpec, candidate_feature_names, context_feature_names
 from training.replay import RecordingScorer, Replay
 from training.targets import Targets
 
-__all__ = ["Rows", "record"]
+__all__ = ["CANDIDATE_INPUTS", "Recorded", "Room", "Rows", "record", "recorded"]
 
+CANDIDATE_INPUTS: Final = ("candidates", "candidate_features", "context_features")
+"""What every ranker is given; what else it asks for comes from a sequence model."""
 _NARROW: Final = {"float32": np.float32, "int64": np.int32}
 """What is stored: indices of items and words need no more than 32 bits."""
 
@@ -51,6 +53,55 @@ class Rows:
         return len(self) / max(self.n_targets, 1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """What one batch adds: R rows, as the scorer was given them; targets that were no candidates are left out.
+
+    Attributes:
+        inputs: by name, (R, ...), of those that the scorer asked for.
+        label: (R,) the target's place among the candidates.
+        row: (R,) the target's row in the log.
+        n_events: events replayed so far.
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    label: NDArray[np.int64]
+    row: NDArray[np.int64]
+    n_events: int
+
+    @property
+    def n_candidates(self) -> NDArray[np.int16]:
+        """(R,) how many candidates are none of the padding."""
+        n: NDArray[np.int16] = (self.inputs["candidates"] >= 0).sum(axis=1).astype(np.int16)
+        return n
+
+
+def recorded(replay: Replay, targets: Targets, *, until: int) -> Iterator[Recorded]:
+    """Replay on to row `until` of the log; for each batch, the inputs of its targets' recommendations.
+
+    Args:
+        replay: its recommender has a `RecordingScorer`.
+        targets: those whose scored event lies in what is replayed.
+
+    Raises:
+        TypeError: the replay's scorer does not record.
+    """
+    scorer, log = _recorder(replay), replay.log
+    target_of = targets.target_of(len(log))
+    nothing = np.zeros(0, np.int64)
+    for batch in replay.run(until, target_of >= 0):
+        if len(batch.rows) == 0:
+            yield Recorded({"candidates": nothing.reshape(0, 1)}, nothing, nothing, batch.stop)
+            continue
+        target = target_of[batch.rows]
+        wanted = replay.view.catalogue.index.lookup(log.key[log.item[target]])
+        inputs = scorer.taken()
+        found = (inputs["candidates"] == wanted[:, None]) & (wanted >= 0)[:, None]  # (B, C)
+        keep = np.flatnonzero(found.any(axis=1))
+        kept = {name: column[keep] for name, column in inputs.items()}
+        yield Recorded(kept, found[keep].argmax(axis=1), target[keep], batch.stop)
+
+
 def record(
     replay: Replay,
     targets: Targets,
@@ -71,50 +122,80 @@ def record(
         TypeError: the replay's scorer does not record.
         ValueError: no target was among its candidates.
     """
-    recommender = replay.recommender
-    scorer, spec = recommender.scorer, recommender.spec
+    room = Room(replay.recommender.spec, _recorder(replay).inputs, len(targets), folder)
+    for part in recorded(replay, targets, until=until):
+        if len(part.row) > 0:
+            room.add(part.inputs, part.n_candidates, part.label, part.row)
+        if on_progress is not None:
+            on_progress(part.n_events)
+    return room.rows(len(targets))
+
+
+class Room:
+    """Room for at most so many rows, in files: sparse where nothing is written, so that it costs nothing to ask for.
+
+    Args:
+        inputs: what the scorer wants.
+        n_rows: at most.
+        folder: where the files go; must exist.
+    """
+
+    def __init__(self, spec: FeatureSpec, inputs: Mapping[str, TensorSpec], n_rows: int, folder: Path) -> None:
+        shape = (n_rows, spec.candidates.n, len(candidate_feature_names(spec)))
+        self._features = np.lib.format.open_memmap(folder / "candidate_features.npy", "w+", np.float16, shape)
+        self._context = np.zeros((n_rows, len(context_feature_names(spec))), np.float16)
+        self._heard = {
+            name: np.lib.format.open_memmap(
+                folder / f"{name}.npy", "w+", _NARROW[tensor.dtype], (n_rows, *_sizes(tensor))
+            )
+            for name, tensor in inputs.items()
+            if name not in CANDIDATE_INPUTS
+        }
+        self._counts, self._labels = np.zeros(n_rows, np.int16), np.zeros(n_rows, np.int64)
+        self._rows = np.zeros(n_rows, np.int64)
+        self._n = 0
+
+    def add(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        n_candidates: NDArray[np.int16],
+        label: NDArray[np.int64],
+        row: NDArray[np.int64],
+    ) -> None:
+        """Keep some rows, (R, ...) each."""
+        here = slice(self._n, self._n + len(row))
+        self._features[here] = inputs["candidate_features"]
+        self._context[here] = inputs["context_features"]
+        for name, column in self._heard.items():
+            column[here] = inputs[name]
+        self._counts[here], self._labels[here], self._rows[here] = n_candidates, label, row
+        self._n = here.stop
+
+    @property
+    def n_rows(self) -> int:
+        """Rows kept so far."""
+        return self._n
+
+    def rows(self, n_targets: int) -> Rows:
+        """What was kept, of so many targets.
+
+        Raises ValueError when nothing was.
+        """
+        if self._n == 0:
+            raise ValueError("no target was among its candidates: there is nothing to learn from")
+        done = slice(0, self._n)
+        heard = {name: column[done] for name, column in self._heard.items()}
+        return Rows(
+            self._features[done], self._context[done], self._counts[done], self._labels[done], self._rows[done],
+            n_targets, heard,
+        )  # fmt: skip
+
+
+def _recorder(replay: Replay) -> RecordingScorer:
+    scorer = replay.recommender.scorer
     if not isinstance(scorer, RecordingScorer):
         raise TypeError("rows are recorded by a RecordingScorer")
-    n_candidates, n_context = spec.candidates.n, len(context_feature_names(spec))
-    shape = (len(targets), n_candidates, len(candidate_feature_names(spec)))
-    # Sparse where nothing is written, so room for every target costs nothing.
-    features = np.lib.format.open_memmap(folder / "candidate_features.npy", "w+", np.float16, shape)
-    context = np.zeros((len(targets), n_context), np.float16)
-    heard = {
-        name: np.lib.format.open_memmap(
-            folder / f"{name}.npy", "w+", _NARROW[tensor.dtype], (len(targets), *_sizes(tensor))
-        )
-        for name, tensor in scorer.inputs.items()
-        if name not in ("candidates", "candidate_features", "context_features")
-    }
-    counts, labels = np.zeros(len(targets), np.int16), np.zeros(len(targets), np.int64)
-    rows = np.zeros(len(targets), np.int64)
-    target_of = targets.target_of(len(replay.log))
-    log, n_rows = replay.log, 0
-    for batch in replay.run(until, target_of >= 0):
-        if len(batch.rows) > 0:
-            target = target_of[batch.rows]
-            wanted = replay.view.catalogue.index.lookup(log.key[log.item[target]])
-            inputs = scorer.taken()
-            candidates = inputs["candidates"]
-            found = (candidates == wanted[:, None]) & (wanted >= 0)[:, None]  # (B, C)
-            keep = np.flatnonzero(found.any(axis=1))
-            here = slice(n_rows, n_rows + len(keep))
-            features[here] = inputs["candidate_features"][keep]
-            context[here] = inputs["context_features"][keep]
-            for name, column in heard.items():
-                column[here] = inputs[name][keep]
-            counts[here] = (candidates[keep] >= 0).sum(axis=1)
-            labels[here] = found[keep].argmax(axis=1)
-            rows[here] = target[keep]
-            n_rows += len(keep)
-        if on_progress is not None:
-            on_progress(batch.stop)
-    if n_rows == 0:
-        raise ValueError("no target was among its candidates: there is nothing to learn from")
-    done = slice(0, n_rows)
-    more = {name: column[done] for name, column in heard.items()}
-    return Rows(features[done], context[done], counts[done], labels[done], rows[done], len(targets), more)
+    return scorer
 
 
 def _sizes(tensor: TensorSpec) -> list[int]:

@@ -50,6 +50,7 @@ from training.reporter import Quiet, Reporter
 from training.rows import Rows, record
 from training.sequence_models import inputs_of, n_state_of, parts_of
 from training.sequences import pieces
+from training.shards import read_description, read_rows
 from training.targets import Targets, find_targets, sampled
 from training.train_sequences import learn, spec_for
 
@@ -102,14 +103,18 @@ class Trained:
     seconds: dict[str, float]
 
 
-def prepare(config: Config, tables: tuple[pl.DataFrame, pl.DataFrame | None] | None = None) -> Material:
+def prepare(
+    config: Config, tables: tuple[pl.DataFrame, pl.DataFrame | None] | None = None, rows: Path | None = None
+) -> Material:
     """Read the log and decide what is trained and judged.
 
     Args:
         tables: events and items in the normal form of `stream.logs`, where they do not come from files.
+        rows: a folder of rows that were made before, see `training.shards`: the segments are theirs.
 
     Raises:
-        PolytempoError: the log cannot be read, lacks a column, or does not cover the time ranges.
+        PolytempoError: the log cannot be read, lacks a column, does not cover the time ranges, or the rows have other
+            features.
     """
     frame, items, source = _tables(config) if tables is None else (*tables, _source(config))
     times = frame["ts_ms"].drop_nulls()
@@ -127,7 +132,10 @@ def prepare(config: Config, tables: tuple[pl.DataFrame, pl.DataFrame | None] | N
         raise PolytempoError(
             f"the log has no context field {', '.join(missing)}.", "Columns: " + ", ".join(frame.columns)
         )
-    spec = feature_spec(config.features, common_values(config.features, window))
+    if rows is None:
+        spec = feature_spec(config.features, common_values(config.features, window))
+    else:
+        spec = _spec_of(rows, config)
     if prepared is not None:
         spec = replace(spec, values=prepared.values)
     log = Log.of(frame.filter(pl.col("ts_ms") < until_ms), spec.types, spec.statistics.segment_fields)
@@ -156,6 +164,7 @@ def train(
     report: Reporter | None = None,
     replace: bool = True,
     checkpoint: Path | None = None,
+    rows: Path | None = None,
 ) -> Trained:
     """Do what a configuration says; writes the bundle.
 
@@ -164,6 +173,7 @@ def train(
         tables: see `prepare`.
         replace: whether another bundle at the output path may be replaced.
         checkpoint: of a sequence model, see `training.train_sequences.learn`.
+        rows: of a ranker: what it is fitted to, instead of recording it; see `prepare`.
 
     Raises:
         PolytempoError: see `prepare`.
@@ -172,13 +182,15 @@ def train(
     report = report or Quiet()
     if checkpoint is not None and not isinstance(config.model, SequenceTraining):
         raise PolytempoError("checkpoints are kept of sequence models.", "Leave --checkpoint out.")
+    if rows is not None and not isinstance(config.model, RankerTraining):
+        raise PolytempoError("rows are what a ranker is fitted to.", "Leave --rows out: other models read the log.")
     torch.set_num_threads(config.threads)
     clock = _Clock()
     report.stage("reading the log", 1)
-    material = prepare(config, tables)
+    material = prepare(config, tables, rows)
     clock.lap("read")
     if isinstance(config.model, RankerTraining):
-        return _train_ranker(config, config.model, material, command, report, clock, replace)
+        return _train_ranker(config, config.model, material, command, report, clock, replace, rows)
     if isinstance(config.model, FusionTraining):
         return _train_fusion(config, config.model, material, command, report, clock, replace)
     if isinstance(config.model, SequenceTraining):
@@ -213,6 +225,7 @@ def _train_ranker(
     report: Reporter,
     clock: _Clock,
     replace: bool,
+    made_before: Path | None,
 ) -> Trained:
     spec, log = material.spec, material.log
     split = log.between(0, material.split_ms).stop
@@ -222,7 +235,10 @@ def _train_ranker(
     replay = Replay(log, recorder, items=material.items, period_ms=span_ms(config.period), watchers=[baselines])
     with tempfile.TemporaryDirectory(prefix="polytempo-rows-") as folder:
         report.stage("replaying", split)
-        rows = record(replay, material.train, Path(folder), until=split, on_progress=report.at)
+        if made_before is None:
+            rows = record(replay, material.train, Path(folder), until=split, on_progress=report.at)
+        else:  # the replay is still needed: what is judged goes on from its statistics
+            rows = _read(made_before, replay, material, Path(folder), split, report)
         clock.lap("replay")
         report.stage("training", n_steps(len(rows), model))
         module = fit_ranker(
@@ -419,6 +435,32 @@ def _window(material: Material, command: str) -> TrainingWindow:
     """What a bundle says of its training."""
     rows = material.log.between(material.from_ms, material.split_ms)
     return TrainingWindow(material.from_ms, material.split_ms, rows.stop - rows.start, material.source, command)
+
+
+def _read(made_before: Path, replay: Replay, material: Material, folder: Path, split: int, report: Reporter) -> Rows:
+    """Replay the training range without recording it, and read the rows that were made of it."""
+    for batch in replay.run(split, np.zeros(len(replay.log), np.bool_)):
+        report.at(batch.stop)
+    inputs = replay.recommender.scorer.inputs
+    return read_rows(made_before, folder, inputs=inputs, from_ms=material.from_ms, until_ms=material.split_ms)
+
+
+def _spec_of(rows: Path, config: Config) -> FeatureSpec:
+    """The features of rows that were made before.
+
+    Raises:
+        PolytempoError: the configuration wants others.
+    """
+    spec = read_description(rows).spec
+    values = {segment.field: segment.values for segment in spec.statistics.segments}
+    if config.preprocess is not None or set(values) != set(config.features.segments) or (
+        feature_spec(config.features, values) != spec
+    ):  # fmt: skip
+        raise PolytempoError(
+            f"the rows in {rows} have other features than the configuration.",
+            "Make them with `polytempo rows --config` and this configuration.",
+        )
+    return spec
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
-from rich.progress import Progress
 from rich.table import Table
 
 from stream.cli.columns import FileColumns
-from stream.cli.console import people, print_json, progress, results
+from stream.cli.console import people, print_json, results
 from stream.cli.options import KafkaOptions, parse_duration_ms
 from stream.cli.produce import parse_time
-from stream.core.catalogue import ItemUpdate
+from stream.cli.replaying import events_bar as _bar
+from stream.cli.replaying import interruptible, read_source
 from stream.core.events import EventTypes
 from stream.errors import PolytempoError
-from stream.logs import open_log, read_items
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from stream.bundle.load import Bundle
     from training.backtest.analysis import Analysis
 
@@ -153,19 +148,19 @@ def backtest(
     types = _types_of(loaded)
     from_ms = None if since is None or warm_up is None else judged.from_ms - parse_duration_ms(warm_up)
     until_ms = None if until is None else judged.until_ms
-    if log is not None:
-        if not log.exists():
-            raise PolytempoError(f"there is no file {log}.")
-        opened = open_log(log, (columns or FileColumns()).mapping())
-        people.print(opened.mapping.describe(), style="dim", markup=False, soft_wrap=True)
-        with people.status("reading events …"):
-            frame = opened.frame(since_ms=from_ms, until_ms=until_ms)
-        updates = [] if items is None else _updates(items)
-    else:
-        frame, updates = _from_topic(connection or KafkaOptions(), str(topic), types, from_ms, until_ms)
+    source = read_source(
+        log,
+        topic,
+        items=items,
+        columns=columns,
+        connection=connection,
+        known_types=types.codes(),
+        from_ms=from_ms,
+        until_ms=until_ms,
+    )
     with people.status("ordering events …"):
-        material = material_of(frame, types, updates)
-        del frame
+        material = material_of(source.frame, types, source.items)
+        del source
         targets = judged_targets(material.log, types, material.fields, judged)
     _remark(loaded, material.log.n_dropped, len(material.log), len(targets), judged.from_ms)
     if len(targets) == 0:
@@ -181,7 +176,7 @@ def backtest(
     if len(ways) > 1 and report is not None:
         raise PolytempoError("a report is about one way of keeping statistics.", "Ask for one --delay only.")
     analyses: list[Analysis] = []
-    with tempfile.TemporaryDirectory(prefix="polytempo-backtest-") as scratch, _interruptible() as stopped:
+    with tempfile.TemporaryDirectory(prefix="polytempo-backtest-") as scratch, interruptible() as stopped:
         for late, n_workers in ways:
             folder = work or Path(scratch)
             if len(ways) > 1:
@@ -242,35 +237,6 @@ def _field_value(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _updates(file: Path) -> list[ItemUpdate]:
-    from training.log import item_updates
-
-    return item_updates(read_items(file))
-
-
-def _from_topic(
-    options: KafkaOptions, topic: str, types: EventTypes, since_ms: int | None, until_ms: int | None
-) -> tuple[pl.DataFrame, list[ItemUpdate]]:
-    from stream.kafka.topics import TopicNames
-    from stream.replay.events import read_events, read_item_updates
-    from stream.replay.topics import TopicReader
-
-    name = options.prefix + topic
-    with TopicReader(options.settings()) as reader, _bar(f"reading {name}") as show:
-        found = read_events(
-            reader, name, known_types=types.codes(), since_ms=since_ms, until_ms=until_ms, on_progress=show
-        )
-        updates = read_item_updates(reader, TopicNames(options.prefix).items)
-    where = ", ".join(f"{number}: {first}-{end}" for number, (first, end) in found.ranges.items())
-    people.print(
-        f"{len(found.table):,} events, {found.n_refused:,} refused, from {name} (partition: offsets {where})",
-        style="dim",
-        markup=False,
-        soft_wrap=True,
-    )
-    return found.table, updates
-
-
 def _remark(bundles: Sequence[Bundle], n_dropped: int, n_events: int, n_targets: int, from_ms: int) -> None:
     people.print(f"{n_events:,} events, {n_targets:,} targets")
     if n_dropped > 0:
@@ -283,38 +249,6 @@ def _remark(bundles: Sequence[Bundle], n_dropped: int, n_events: int, n_targets:
                 style="yellow",
                 soft_wrap=True,
             )
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C say that the next good moment is the last; a second one ends at once."""
-    asked: list[bool] = []
-
-    def ask(number: int, frame: Any) -> None:
-        del number, frame
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: len(asked) > 0
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    bar: Progress
-    with progress(unit="events", transient=True) as bar:
-        task = bar.add_task(title, total=None)
-
-        def show(n_done: int, n_all: int) -> None:
-            speed = bar.tasks[0].speed
-            described = title if speed is None else f"{title} {speed:,.0f}/s"
-            bar.update(task, completed=n_done, total=n_all, description=described)
-
-        yield show
 
 
 def _title(folders: Sequence[Path], log: Path | None, topic: str | None) -> str:

@@ -70,6 +70,7 @@ COMMANDS: Final = (
     Command("simulate", DATA, "Write or send the events of a simulated shop."),
     Command("schema", DATA, "Print the messages' contract as JSON Schema or AsyncAPI."),
     Command("prepare", DATA, "Clean a raw log as a configuration says, and account for every row."),
+    Command("rows", MODELS, "Write rows to train on from a topic or a log, and check that none knew the future."),
     Command("train", MODELS, "Train a bundle from a log of events."),
     Command("export", MODELS, "Make a bundle of a training's checkpoint."),
     Command("compare", MODELS, "Compare sequence models and baselines on a log."),

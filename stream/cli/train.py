@@ -11,6 +11,9 @@ from rich.table import Table
 
 from stream.cli.bars import Bars
 from stream.cli.console import people, print_json, results
+from stream.cli.options import KafkaOptions
+from stream.cli.produce import parse_time
+from stream.cli.replaying import read_source
 from stream.errors import PolytempoError
 
 if TYPE_CHECKING:
@@ -27,12 +30,17 @@ def train(
     *,
     data: Path | None = None,
     items: Path | None = None,
+    topic: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    rows: Path | None = None,
     out: Path | None = None,
     seed: int | None = None,
     evaluate: Path | None = None,
     checkpoint: Path | None = None,
     keep: bool = False,
     json: bool = False,
+    connection: KafkaOptions | None = None,
 ) -> None:
     """Train a bundle from a log of events, as a configuration file says.
 
@@ -48,10 +56,18 @@ def train(
 
     `polytempo train training/configs/news-ranker.toml --data clicks.parquet --evaluate models/news-ranker`
 
+    `polytempo train training/configs/shop-ranker.toml --topic events --since 2024-03-01 --until 2024-03-15` trains on
+    a range of a topic, as it could every night.
+
     Args:
         config: The configuration, TOML.
         data: The log, instead of the one that the configuration names.
         items: The table of items, instead of the one that the configuration names.
+        topic: Train on events of this topic instead of a log; items come from the topic `items`.
+        since: Only events from this time on: 2024-01-31, 2024-01-31T12:00 (UTC) or epoch milliseconds. For --topic.
+        until: Only events before this time. With either of the two, the configuration's own times make way: of what
+            is between, `train_share` is trained on and the rest judged. For --topic.
+        rows: What `polytempo rows --config` made of the same events, to fit a ranker to.
         out: Folder of the bundle, instead of the configuration's.
         seed: Instead of the configuration's.
         evaluate: Train nothing; judge this bundle on the validation range of the log.
@@ -66,7 +82,14 @@ def train(
     from training.train import train as run
 
     settings = _overridden(read_config(config), data, items, out, seed)
-    tables = _simulated(settings)
+    if topic is None:
+        if since is not None or until is not None:
+            raise PolytempoError("--since and --until are for --topic.", "A log's times are in the configuration.")
+        tables = _simulated(settings)
+    else:
+        if data is not None or items is not None:
+            raise PolytempoError("events come from one place.", "Name --data FILE or --topic NAME.")
+        settings, tables = _from_topic(settings, topic, since, until, connection)
     if evaluate is not None:
         bundle = load_bundle(evaluate)
         with Bars() as bars:
@@ -81,11 +104,12 @@ def train(
     with Bars() as bars:
         trained = run(
             settings,
-            command=_command(config, data),
+            command=_command(config, data, topic, since, until),
             tables=tables,
             report=bars,
             replace=not keep,
             checkpoint=checkpoint,
+            rows=rows,
         )
     metrics = trained.manifest.metrics
     _show(f"{trained.manifest.reference} in {trained.path}", dict(metrics), json=json)
@@ -134,10 +158,50 @@ def _simulated(config: Config) -> tuple[pl.DataFrame, pl.DataFrame | None] | Non
     return log.events, log.items
 
 
-def _command(config: Path, data: Path | None) -> str:
+def _from_topic(
+    config: Config, topic: str, since: str | None, until: str | None, connection: KafkaOptions | None
+) -> tuple[Config, tuple[pl.DataFrame, pl.DataFrame | None]]:
+    """The configuration for a range of a topic, and its events and items."""
+    import polars as pl
+    from msgspec.structs import replace
+
+    from training.config import feature_spec
+
+    source = read_source(
+        None,
+        topic,
+        items=None,
+        columns=None,
+        connection=connection,
+        known_types=feature_spec(config.features, dict.fromkeys(config.features.segments, ())).types.codes(),
+        from_ms=None if since is None else parse_time(since),
+        until_ms=None if until is None else parse_time(until),
+    )
+    window = config.window
+    if since is not None or until is not None:
+        window = replace(window, train_from=None, train_until=None, validate_until=None)
+    config = replace(config, data=replace(config.data, file=source.name, items=None, simulate=None), window=window)
+    items = pl.DataFrame(
+        [
+            (each.item_id, each.category, each.title, each.available, each.published_ms)
+            for each in sorted(source.items, key=lambda update: update.item_id)
+        ],
+        schema={
+            "item_id": pl.String, "category": pl.String, "title": pl.String, "available": pl.Boolean,
+            "published_ms": pl.Int64,
+        },
+        orient="row",
+    )  # fmt: skip
+    # The order that all sources share, see `training.backtest.material`: partitions have none between them.
+    return config, (source.frame.sort("ts_ms", "user_id", maintain_order=True), items)
+
+
+def _command(config: Path, data: Path | None, topic: str | None, since: str | None, until: str | None) -> str:
     """How to make the bundle again; files are named without their folders, which belong to this machine."""
     parts = ["polytempo", "train", str(config) if not config.is_absolute() else config.name]
     parts += [] if data is None else ["--data", data.name]
+    for name, value in (("--topic", topic), ("--since", since), ("--until", until)):
+        parts += [] if value is None else [name, value]
     return shlex.join(parts)
 
 

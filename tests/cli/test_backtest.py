@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     bar = command._bar
 
     def interrupted(title: str) -> object:
-        @command.contextmanager
+        @contextmanager
         def inner():  # type: ignore[no-untyped-def]
             with bar(title) as show:
 

@@ -36,7 +36,7 @@ import polars as pl
 from rich.progress import Progress
 
 from stream.bundle.load import load_bundle
-from stream.cli.console import progress
+from stream.cli.console import people, progress
 from stream.core.events import EventTypes
 from stream.feed import produce_frame
 from stream.kafka.broker import EmbeddedBroker
@@ -167,6 +167,8 @@ def compare(
             found.seconds[str(way)] = round(time.monotonic() - began_s, 1)
             found.metrics[str(way)] = {each.name: _metrics(each) for each in outcomes}
             found.lists[str(way)] = {each.name: _digest(material, each) for each in outcomes}
+            if bar is not None:
+                people.print(f"{way}: {found.seconds[str(way)]} s, {found.lists[str(way)]}, {found.metrics[str(way)]}")
             first = first or outcomes
             for one, two in zip(first, outcomes, strict=True):
                 alike = one.scores.shape == two.scores.shape
@@ -262,9 +264,6 @@ def main(argv: Sequence[str]) -> int:
             with EmbeddedBroker() as broker:
                 answers = _go(broker.settings, frame, args.bundle, bars)
     equal = all(each.equal for each in answers.values())
-    for name, ways in answers.items():
-        for way, metrics in ways.metrics.items():
-            print(f"{name}: {way}: {metrics}", file=sys.stderr)
     print("all equal" if equal else "NOT EQUAL", file=sys.stderr)
     if args.json:
         runs = {name: {**asdict(ways), "equal": ways.equal} for name, ways in answers.items()}

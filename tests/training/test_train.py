@@ -7,16 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from stream.bundle.load import load_bundle
 from stream.bundle.manifest import Policy as BundlePolicy
 from stream.core.seam import Recommender
 from stream.errors import PolytempoError
 from tests.training.small_shop import shop
+from training.backtest.execute import Backtest, tasks_of
+from training.backtest.judged import Judged, judged_targets
+from training.backtest.material import material_of
+from training.backtest.run import Conditions
 from training.config import Config, Data, Features, Output, RankerTraining, RecurrentTraining, Window
 from training.listwise import Ensemble
 from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 from training.replay import Replay
+from training.rowmaking import Recipe, make_rows
+from training.shards import Description
 from training.train import Trained, evaluate_bundle, prepare, train
 
 FEATURES = Features(
@@ -82,6 +89,47 @@ def test_the_same_seed_trains_the_same_bundle(trained: Trained, tmp_path: Path) 
     settings = config(tmp_path / "again", RankerTraining(hidden=(16, 8), epochs=3, batch=32))
     again = train(settings, command="train it", tables=(shop().events, shop().items))
     assert again.manifest.digest() == trained.manifest.digest()
+
+
+def test_rows_made_before_train_the_same_bundle(trained: Trained, tmp_path: Path) -> None:
+    settings = config(tmp_path / "again", RankerTraining(hidden=(16, 8), epochs=3, batch=32))
+    events = shop().events
+    material = prepare(settings, (events, shop().items))
+    recipe = Recipe(material.spec, period_ms=600_000)
+    described = Description.of(
+        material.spec, source="shop", from_ms=0, until_ms=2**62, period_ms=600_000, seen="session", log="shop"
+    )
+    made = make_rows(material.log, material.items, material.train, recipe, tmp_path / "rows", described)
+    assert made is not None
+    again = train(settings, command="train it", tables=(events, shop().items), rows=tmp_path / "rows")
+    assert again.manifest.metrics == trained.manifest.metrics
+    assert again.manifest.digest() == trained.manifest.digest()
+    with pytest.raises(PolytempoError, match="other features"):
+        prepare(replace(settings, features=replace(FEATURES, slots=16)), (events, shop().items), tmp_path / "rows")
+
+
+def test_a_backtest_of_what_came_after_training_has_the_figures_of_the_training(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """The same targets through the other command's code: every place of every list is the same."""
+    bundle = load_bundle(trained.path)
+    settings = config(trained.path, RankerTraining())
+    material = prepare(settings, (shop().events, shop().items))
+    split = material.log.between(0, material.split_ms).stop
+    expected = material.validate.where(material.validate.scored >= split)
+    tested = material_of(shop().events.sort("ts_ms", maintain_order=True), bundle.features.types, material.items)
+    judged = Judged(from_ms=bundle.manifest.training.to_ms)
+    found = judged_targets(tested.log, tested.types, tested.fields, judged)
+    found = found.where(found.scored >= split)
+    assert found.row.tolist() == expected.row.tolist()
+    outcomes = Backtest(tested, found, Conditions(period_ms=600_000), tmp_path).go(tasks_of([trained.path]))
+    assert outcomes is not None
+    for outcome in outcomes:
+        name = "model" if outcome.name == bundle.reference else outcome.name
+        np.testing.assert_array_equal(outcome.place, trained.evaluation.place[name], err_msg=name)
+    metrics = outcomes[-1].metrics()
+    assert round(metrics["hr_at_10"], 5) == trained.manifest.metrics["hr@10"]
+    assert round(metrics["ndcg_at_10"], 5) == trained.manifest.metrics["ndcg@10"]
 
 
 def test_a_bundle_trained_on_a_part_of_the_log_is_served_on_all_of_it(trained: Trained) -> None:
