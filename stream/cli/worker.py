@@ -169,6 +169,7 @@ def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:
         "replayed": counters.n_replayed,
         "duplicates": counters.n_duplicates,
         "late": counters.n_late,
+        "impressions": counters.n_impressions,
         "dead_letters": counters.dead_letters,
         "shadow": asdict(serving.shadow_counters),
     }

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from stream.wire.limits import Limits
-from stream.wire.messages import CONTROL_TYPES, Event, Scalar
+from stream.wire.messages import CONTROL_TYPES, IMPRESSION, Event, Scalar
 from stream.wire.reasons import Malformed, Reason, Record
 
 __all__ = ["check_event", "check_flat", "parse_object", "read_event", "shown", "usable_value"]
@@ -78,14 +78,18 @@ def read_event(value: bytes) -> Event:
 
 
 def check_event(event: Event, record: Record, known_types: Container[str], limits: Limits) -> None:
-    """Nothing if the event keeps to the contract and to the limits; Malformed says what it breaks first."""
-    is_control = event.event_type in CONTROL_TYPES
+    """Nothing if the event keeps to the contract and to the limits; Malformed says what it breaks first.
+
+    An impression that is none of the known types may pass, too, and needs no item.
+    """
     _check_id("user_id", event.user_id, limits)
-    if event.event_type not in known_types:
+    is_known = event.event_type in known_types
+    if not is_known and event.event_type != IMPRESSION:
         raise Malformed(Reason.UNKNOWN_TYPE, f"event_type is {shown(event.event_type)}")
-    if event.item_id is None and not is_control:
+    needs_item = is_known and event.event_type not in CONTROL_TYPES
+    if event.item_id is None and needs_item:
         raise Malformed(Reason.MISSING_FIELD, f"item_id is needed for {event.event_type!r}")
-    if event.item_id is not None and not (is_control and event.item_id == ""):
+    if event.item_id is not None and (needs_item or event.item_id != ""):
         _check_id("item_id", event.item_id, limits)
     for name, optional_id in (("event_id", event.event_id), ("session_id", event.session_id)):
         if optional_id:  # the empty string says, as null does, that there is none

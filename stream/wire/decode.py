@@ -15,12 +15,13 @@ from stream.core.events import REQUEST, EventBatch, EventTypes, Request, event_k
 from stream.core.events import segment_text as text_of
 from stream.wire.careful import check_event, read_event, usable_value
 from stream.wire.limits import Limits
-from stream.wire.messages import Event, Scalar
+from stream.wire.messages import IMPRESSION, Event, Scalar
 from stream.wire.reasons import Malformed, Record, Rejected
 
 __all__ = ["Decoded", "EventDecoder"]
 
 _UNKNOWN: Final = 200  # a code that neither a kind nor a control type has
+_SHOWN: Final = 201  # an impression, where that is none of the declared types
 _FEW: Final = 8
 """So few events are judged one by one: looking for suspects in columns costs more."""
 _LARGEST_VALUE: Final = float(np.finfo(np.float32).max)
@@ -32,10 +33,15 @@ _FIELDS_OF_RECORD: Final = attrgetter("offset", "timestamp", "key", "value")
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a batch of records held: each record is either a row of `batch` or one of `rejected`, in the same order."""
+    """What a batch of records held.
+
+    Each record is a row of `batch`, or one of `rejected`, both in the order of the records, or one of the
+    `n_impressions` that are for those who count and change nothing here.
+    """
 
     batch: EventBatch
     rejected: list[Rejected]
+    n_impressions: int = 0
 
 
 class _Columns(NamedTuple):
@@ -60,7 +66,8 @@ class EventDecoder:
     """Reads events of one deployment.
 
     Args:
-        types: the event types that are accepted, besides `request` and `forget`.
+        types: the event types that are accepted, besides `request` and `forget`. Impressions are passed over, unless
+            they are declared and so count as any other event.
         segment_fields: the S context fields that become `EventBatch.segments`.
         limits: what is refused as too large, too long or too far off.
     """
@@ -70,6 +77,7 @@ class EventDecoder:
         self.segment_fields: Final = segment_fields
         self.limits: Final = limits or Limits()
         self._code_of: Final = types.codes()
+        self._kind_of: Final = {IMPRESSION: _SHOWN, **self._code_of}
         self._read: Final = msgspec.json.Decoder(Event).decode
         # A string has at most as many characters as its message has bytes, and a context field takes at least five:
         # no event in a message this short can break these limits.
@@ -102,14 +110,15 @@ class EventDecoder:
             return Decoded(self._no_events(), faults)
         columns = self._columns(events, taken)
         found = self._check(self._suspects(columns).tolist(), events, taken)
-        if found:
+        impressions = {row for row in np.flatnonzero(columns.kind == _SHOWN).tolist() if row not in found}
+        if found or impressions:
             faults = sorted([*faults, *found.values()], key=lambda rejected: rejected.record.offset)
-            events = [event for row, event in enumerate(events) if row not in found]
-            taken = [record for row, record in enumerate(taken) if row not in found]
+            keep = [row for row in range(len(events)) if row not in found and row not in impressions]
+            events, taken = [events[row] for row in keep], [taken[row] for row in keep]
             if not events:
-                return Decoded(self._no_events(), faults)
+                return Decoded(self._no_events(), faults, len(impressions))
             columns = self._columns(events, taken)
-        return Decoded(self._batch(columns), faults)
+        return Decoded(self._batch(columns), faults, len(impressions))
 
     def _columns(self, events: Sequence[Event], records: Sequence[Record]) -> _Columns:
         n_events = len(events)
@@ -118,12 +127,12 @@ class EventDecoder:
         offsets, timestamps, keys, raw = zip(*map(_FIELDS_OF_RECORD, records), strict=True)
         n_values = n_events - values.count(None)
         value = np.array([np.nan if number is None else number for number in values]) if n_values else None
-        code_of = self._code_of
+        kind_of = self._kind_of
         return _Columns(
             user_ids=user_ids,
             item_ids=[item_id or "" for item_id in item_ids],
             event_ids=[event_id or None for event_id in event_ids],
-            kind=np.fromiter([code_of.get(event_type, _UNKNOWN) for event_type in event_types], np.uint8, n_events),
+            kind=np.fromiter([kind_of.get(event_type, _UNKNOWN) for event_type in event_types], np.uint8, n_events),
             ts_ms=np.fromiter(ts_ms, np.int64, n_events),
             value=np.full(n_events, np.nan) if value is None else value,
             contexts=contexts,
@@ -142,7 +151,7 @@ class EventDecoder:
             return np.arange(n_events)
         stamp_ms = np.fromiter([-1 if stamp is None else stamp for stamp in columns.timestamps], np.int64, n_events)
         has_item = np.fromiter(map(bool, columns.item_ids), np.bool_, n_events)
-        suspect = (columns.kind == _UNKNOWN) | (columns.n_bytes > self._short_bytes)
+        suspect = (columns.kind == _UNKNOWN) | (columns.kind == _SHOWN) | (columns.n_bytes > self._short_bytes)
         suspect |= (ts_ms < limits.min_ts_ms) | (ts_ms > limits.max_ts_ms)
         suspect |= (stamp_ms >= 0) & (ts_ms - limits.max_ahead_ms > stamp_ms)
         suspect |= has_item == (columns.kind >= REQUEST)

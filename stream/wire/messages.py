@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 __all__ = [
     "CONTROL_TYPES",
+    "IMPRESSION",
     "DeadLetter",
     "Event",
     "FeedbackTotals",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 CONTROL_TYPES: Final = ("request", "forget")
+IMPRESSION: Final = "impression"
+"""A recommendation was shown: for those who count, nothing to the worker unless its bundle declares the type."""
 LARGEST_SAFE_INTEGER: Final = 2**53 - 1  # beyond it JSON's numbers are no longer exact in most languages
 
 _Positive = Annotated[int, Meta(ge=1)]
@@ -40,7 +43,8 @@ class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
         str,
         Meta(
             description="What was done: one of the configured types; or `request`, recommend now although nothing "
-            "happened; or `forget`, erase everything that is known of this user."
+            "happened; or `forget`, erase everything that is known of this user; or `impression`, the recommendation "
+            "that `context.rec_id` names was shown."
         ),
     ]
     ts_ms: Annotated[
@@ -53,7 +57,10 @@ class Event(Struct, kw_only=True, omit_defaults=True, gc=False):
         ),
     ]
     item_id: Annotated[
-        str | None, Meta(description="What it was done to. Needed, unless the type is `request` or `forget`. No NUL.")
+        str | None,
+        Meta(
+            description="What it was done to. Needed, unless the type is `request`, `forget` or `impression`. No NUL."
+        ),
     ] = None
     event_id: Annotated[
         str | None,

@@ -12,6 +12,7 @@ from stream.core.events import EventTypes
 from stream.wire.limits import Limits
 from stream.wire.messages import (
     CONTROL_TYPES,
+    IMPRESSION,
     DeadLetter,
     Event,
     FeedbackTotals,
@@ -152,7 +153,7 @@ def _schemas(ref_template: str, types: EventTypes, limits: Limits) -> dict[str, 
     }
     event = components["Event"]
     fields = event["properties"]
-    fields["event_type"]["enum"] = [*types.names, *CONTROL_TYPES]
+    fields["event_type"]["enum"] = list(dict.fromkeys((*types.names, *CONTROL_TYPES, IMPRESSION)))
     fields["ts_ms"] |= {"minimum": limits.min_ts_ms, "maximum": limits.max_ts_ms}
     fields["user_id"]["maxLength"] = limits.max_id_chars
     for name in ("item_id", "event_id", "session_id"):
@@ -164,7 +165,7 @@ def _schemas(ref_template: str, types: EventTypes, limits: Limits) -> dict[str, 
         array = _of_type(fields[name], "array")
         array["maxItems"] = limits.max_request_ids
         array["items"] = array["items"] | {"minLength": 1, "maxLength": limits.max_id_chars}
-    event["allOf"] = _rules_of_types()
+    event["allOf"] = _rules_of_types(impressions=IMPRESSION not in types.names)
     for name, free in (("Event", "context"), ("Item", "attributes")):
         flat = _of_type(components[name]["properties"][free], "object")
         flat["maxProperties"] = limits.max_context_fields
@@ -179,13 +180,17 @@ def _schemas(ref_template: str, types: EventTypes, limits: Limits) -> dict[str, 
     return components
 
 
-def _rules_of_types() -> list[JsonObject]:
-    """What a field may be depends on event_type."""
+def _rules_of_types(*, impressions: bool) -> list[JsonObject]:
+    """What a field may be depends on event_type; `impressions` need no item, unless they are a type like others."""
     nothing = {"type": "null"}
+    free = [*CONTROL_TYPES, IMPRESSION] if impressions else list(CONTROL_TYPES)
     return [
         {
             "if": {"properties": {"event_type": {"enum": list(CONTROL_TYPES)}}},
             "then": {"properties": {"item_id": {"enum": [None, ""]}}},
+        },
+        {
+            "if": {"properties": {"event_type": {"enum": free}}},
             "else": {"required": ["item_id"], "properties": {"item_id": {"type": "string", "minLength": 1}}},
         },
         {

@@ -48,14 +48,16 @@ def outcomes(counters: Counters) -> dict[str, int]:
     """Events by what became of them. They add up to the records that were read.
 
     `applied` ones changed a state or asked for a recommendation; `duplicate` ones repeat an event id or record;
-    `replayed` ones had been applied before a crash or rebalance; `refused` ones are dead letters.
+    `replayed` ones had been applied before a crash or rebalance; `impression` ones say what was
+    shown and change nothing; `refused` ones are dead letters.
     """
     n_refused = counters.n_dead_letters - counters.n_items_refused
-    n_other = counters.n_replayed + counters.n_duplicates + n_refused
+    n_other = counters.n_replayed + counters.n_duplicates + counters.n_impressions + n_refused
     return {
         "applied": max(counters.n_records - n_other, 0),
         "duplicate": counters.n_duplicates,
         "replayed": counters.n_replayed,
+        "impression": counters.n_impressions,
         "refused": n_refused,
     }
 

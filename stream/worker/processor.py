@@ -67,6 +67,7 @@ class Counters:
     n_replayed: int = 0
     n_duplicates: int = 0
     n_late: int = 0
+    n_impressions: int = 0
     n_dead_letters: int = 0
     n_items_refused: int = 0
     """Of the dead letters, those that are descriptions of items instead of events."""
@@ -207,6 +208,7 @@ class Processor:
         for place, fetched in enumerate(batches):
             decoded = self._decoder.decode(fetched.records)
             counters.n_records += len(fetched.records)
+            counters.n_impressions += decoded.n_impressions
             for rejected in decoded.rejected:
                 letter = dead_letter(rejected, fetched.topic, fetched.partition)
                 outputs[place].dead_letters.append((letter_key(fetched.topic, fetched.partition, rejected), letter))

@@ -83,6 +83,27 @@ def test_control_events_have_no_item_and_a_request_says_what_it_wants() -> None:
     assert batch.requests == {0: Request(5, ("a",), ()), 1: Request()}
 
 
+def test_impressions_are_passed_over_unless_they_are_a_declared_type() -> None:
+    """They need no item, keep to all other rules, and leave the events around them as they are."""
+    shown = [record(offset, event_type="impression", item_id=None, context={"rec_id": "r"}) for offset in (1, 3)]
+    decoded = DECODER.decode([record(0), shown[0], record(2, user_id="b"), shown[1], record(4, user_id=None)])
+    assert decoded.n_impressions == 2
+    assert decoded.batch.offset.tolist() == [0, 2]
+    assert [rejected.record.offset for rejected in decoded.rejected] == [4]
+    many = DECODER.decode([record(offset, event_type="impression", item_id="x") for offset in range(20)])
+    assert (len(many.batch), many.n_impressions, many.rejected) == (0, 20, [])
+
+    late = DECODER.decode([record(0, event_type="impression", item_id=None, ts_ms=-1)])
+    assert [rejected.reason for rejected in late.rejected] == [Reason.TOO_OLD]
+    assert late.n_impressions == 0
+
+    declared = EventDecoder(EventTypes(names=("impression",), weights=(0.0,))).decode(
+        [record(0, event_type="impression", item_id="x"), shown[0]]
+    )
+    assert (len(declared.batch), declared.n_impressions) == (1, 0)
+    assert [rejected.reason for rejected in declared.rejected] == [Reason.MISSING_FIELD]
+
+
 def test_a_whole_number_may_be_written_with_a_fraction_of_zero() -> None:
     """JSON has one kind of number, and some languages print large ones as 1.7e12."""
     value = json.dumps(event_fields()).replace(str(NOW_MS), "1.7e12").encode()
