@@ -55,6 +55,7 @@ def backtest(
     period: Annotated[str, Parameter(group=CONDITIONS)] = "10s",
     delay: Annotated[list[str] | None, Parameter(group=CONDITIONS)] = None,
     own_statistics: Annotated[list[int] | None, Parameter(group=CONDITIONS)] = None,
+    staleness: Annotated[bool, Parameter(group=CONDITIONS)] = False,
     every_event: Annotated[bool, Parameter(group=CONDITIONS)] = False,
     at: Annotated[Literal["event", "target"], Parameter(group=CONDITIONS)] = "event",
     fading: Annotated[Literal["half-life", "e-fold"], Parameter(group=CONDITIONS)] = "half-life",
@@ -105,7 +106,8 @@ def backtest(
         seen: What of the user's past is not recommended again. Left out: what each bundle says.
         period: Age of the item statistics at most.
         delay: How much older they are besides; once for each that is compared.
-        own_statistics: Number of workers that each keep statistics of their own users only; may be repeated.
+        own_statistics: Number of workers that each keep statistics of their own partition only; may be repeated.
+        staleness: The whole study: --delay of 0s, 10s, 1m, 5m, 1h and 24h, --own-statistics of 1, 4 and 16.
         every_event: Recommend at every event as a worker does, not only where something is judged. For speed.
         at: What is judged: the list made at the user's event before the target, as the worker publishes it, or one
             asked for at the target's own time. Both know only what was over before.
@@ -114,7 +116,7 @@ def backtest(
         batch: Events in a batch.
         processes: Processes that share the work. Figures stay the same.
         work: Folder that keeps finished and unfinished passes, so that the same command goes on with them.
-        report: Write a report, one HTML file that needs nothing else.
+        report: Write a report, one HTML file that needs nothing else; of a study its plot and table.
         json: Print one line at the end: {"bundles": {NAME: {"hr_at_10": …, …}}, "baselines": …, "differences": …}.
     """
     from stream.bundle.load import load_bundle
@@ -122,8 +124,10 @@ def backtest(
     from training.backtest.execute import Backtest, tasks_of
     from training.backtest.judged import Judged, judged_targets
     from training.backtest.material import material_of
+    from training.backtest.report import write_report
     from training.backtest.requests import asked_at_targets
     from training.backtest.run import Conditions
+    from training.backtest.study import DELAYS, WORKERS, write_study
 
     folders = [path.resolve() for path in bundle or []]
     if (log is None) == (topic is None):
@@ -170,11 +174,11 @@ def backtest(
     conditions = Conditions(
         k=k, period_ms=parse_duration_ms(period), batch_size=batch, every_event=every_event, seen=seen, fading=fading
     )
+    if staleness:
+        delay, own_statistics = delay or list(DELAYS), own_statistics or list(WORKERS)
     # Each way of keeping statistics is a backtest of its own; usually there is one.
     ways: list[tuple[str, int | None]] = [(each, None) for each in delay or ([] if own_statistics else ["0s"])]
     ways += [("0s", n_workers) for n_workers in own_statistics or ()]
-    if len(ways) > 1 and report is not None:
-        raise PolytempoError("a report is about one way of keeping statistics.", "Ask for one --delay only.")
     analyses: list[Analysis] = []
     with tempfile.TemporaryDirectory(prefix="polytempo-backtest-") as scratch, interruptible() as stopped:
         for late, n_workers in ways:
@@ -198,9 +202,11 @@ def backtest(
             with people.status("summing up …"):
                 analyses.append(analyse(material, targets, judged, outcomes))
     if report is not None:
-        from training.backtest.report import write_report
-
-        write_report(analyses[0], report, title=_title(folders, log, topic))
+        title = _title(folders, log, topic)
+        if len(ways) > 1:
+            write_study(ways, analyses, report, title=title)
+        else:
+            write_report(analyses[0], report, title=title)
         people.print(f"report: {report}")
     if json:
         study = [
@@ -281,14 +287,14 @@ def _table(analysis: Analysis) -> Table:
 def _study(ways: Sequence[tuple[str, int | None]], analyses: Sequence[Analysis]) -> Table:
     """Hit rates, a row for each way of keeping statistics."""
     from training.backtest.run import BASELINES
+    from training.backtest.study import way_name
 
     table = Table(box=None, pad_edge=False)
     table.add_column(f"HR@{analyses[0].k}", no_wrap=True)
     for outcome in analyses[0].outcomes:
         table.add_column(BASELINES.get(outcome.name, outcome.name), justify="right")
-    for (late, n_workers), analysis in zip(ways, analyses, strict=True):
-        way = f"{late} late" if n_workers is None else f"{n_workers} workers apart"
-        table.add_row(way, *(f"{analysis.overall[each.name]['hr'].mean:.4f}" for each in analysis.outcomes))
+    for way, analysis in zip(ways, analyses, strict=True):
+        table.add_row(way_name(way), *(f"{analysis.overall[each.name]['hr'].mean:.4f}" for each in analysis.outcomes))
     return table
 
 

@@ -120,7 +120,9 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
             }
 
 
-def test_a_study_compares_ways_of_keeping_statistics(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_compares_ways_of_keeping_statistics(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ways = ["--delay", "0s", "--delay", "20m", "--own-statistics", "1", "--own-statistics", "8"]
     assert main(["backtest", "--log", str(log), *SINCE, *ways, "--json"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -129,8 +131,16 @@ def test_a_study_compares_ways_of_keeping_statistics(log: Path, capsys: pytest.C
     ]  # fmt: skip
     rates = [each["baselines"]["co_visitation"]["hr_at_10"] for each in said["study"]]
     assert rates[0] == rates[2] > max(rates[1], rates[3])
-    assert main(["backtest", "--log", str(log), *SINCE, *ways]) == 0
+    study = tmp_path / "study.html"
+    assert main(["backtest", "--log", str(log), *SINCE, *ways, "--report", str(study)]) == 0
     assert "8 workers apart" in capsys.readouterr().out
+    text = study.read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(text)
+    assert tags.stack == []
+    assert tags.opened.count("svg") == 1
+    assert text.count("20m late") == 2
+    assert re.findall(r"https?://|url\(|@import|<script", text) == []
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ from stream.core.events import EventTypes
 from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
+from stream.feed import partition_of
 from tests.training.backtest_log import START_MS, material, table
 from tests.worker.bundles import bundle
 from training.backtest.execute import Backtest, tasks_of
 from training.backtest.judged import Judged, judged_targets
 from training.backtest.material import Material
 from training.backtest.requests import asked_at_targets
-from training.backtest.run import Conditions, Outcome
+from training.backtest.run import Conditions, Outcome, Share
 from training.evaluate import Baselines, evaluate
 from training.replay import Replay
 from training.targets import Targets, find_targets
@@ -174,6 +175,14 @@ def test_statistics_of_one_worker_alone_are_everybodys(
     small: Material, targets: Targets, reference: list[Outcome], tmp_path: Path
 ) -> None:
     assert alike(outcomes(small, targets, tmp_path, n_workers=1), reference)
+
+
+def test_workers_that_keep_their_own_have_the_users_of_kafkas_partitions(small: Material) -> None:
+    user_ids = small.log.user_ids
+    users = np.arange(len(user_ids))
+    for part in range(4):
+        mine = Share(part, 4, alone=True).has(users, user_ids)
+        assert mine.tolist() == [partition_of(user_id.encode(), 4) == part for user_id in user_ids]
 
 
 def test_statistics_kept_apart_are_worse(

@@ -180,11 +180,12 @@ class Backtest:
         return [merged(several) for several in parts.values()]
 
     def _n_events(self, task: Task) -> int:
-        mine = self.targets.scored[task.share.has(self.material.log.user[self.targets.row])]
+        log = self.material.log
+        mine = self.targets.scored[task.share.has(log.user[self.targets.row], log.user_ids)]
         if len(mine) == 0:
             return 0
-        users = self.material.log.user[: int(mine.max()) + 1]
-        return int(task.share.has(users).sum()) if task.share.alone else len(users)
+        users = log.user[: int(mine.max()) + 1]
+        return int(task.share.has(users, log.user_ids).sum()) if task.share.alone else len(users)
 
     def _has(self, task: Task) -> bool:
         return (self.folder / f"{task.label}.npz").exists()

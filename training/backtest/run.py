@@ -6,8 +6,9 @@ What is kept of each target is its list, so that every figure of the report can 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from stream.core.features import FeatureSpec, TensorSpec, menu
 from stream.core.ranking import reasons_of
 from stream.core.seam import Policy, Recommender, Stepped
 from stream.core.state import NEVER_MS
+from stream.feed import partition_of
 from training.backtest.material import Material
 from training.evaluate import Baselines
 from training.log import Log
@@ -65,22 +67,33 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A part of the users: those whose number is `part` modulo `of`.
+    """A part of the users, number `part` of `of`.
 
     Attributes:
-        alone: the part is served by a worker of its own, which knows nothing of the others' events. Else all events
-            count for the item statistics, and the part only says whose targets are judged.
+        alone: the part is a partition, served by a worker of its own which knows nothing of the others' events; users
+            are in it whose key Kafka puts there. Else all events count for the item statistics, and the part, users
+            whose number is `part` modulo `of`, only says whose targets are judged.
     """
 
     part: int = 0
     of: int = 1
     alone: bool = False
 
-    def has(self, users: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Whether users, by their numbers, belong to it."""
+    def has(self, users: NDArray[np.integer[Any]], user_ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether users, by their numbers, that is their places in `user_ids`, belong to it."""
+        if self.alone:
+            inside: NDArray[np.bool_] = _partitions(tuple(user_ids), self.of)[users] == self.part
+            return inside
         # Users are numbered by appearance, and those who come early come often: neighbours go to different parts.
         mine: NDArray[np.bool_] = users % self.of == self.part
         return mine
+
+
+@lru_cache(maxsize=4)
+def _partitions(user_ids: tuple[str, ...], n_partitions: int) -> NDArray[np.int32]:
+    """(U,) the partition of each user's events."""
+    found = (partition_of(user_id.encode(), n_partitions) for user_id in user_ids)
+    return np.fromiter(found, np.int32, len(user_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +209,7 @@ class Run:
     ) -> None:
         self._conditions = conditions
         self._bundle = bundle
-        self._at = np.flatnonzero(share.has(material.log.user[targets.row]))
+        self._at = np.flatnonzero(share.has(material.log.user[targets.row], material.log.user_ids))
         log, self._targets = _shared(material.log, targets, self._at, share)
         policy = Policy(conditions.k, _seen(bundle, conditions))
         self._baselines: Baselines | None = None
@@ -387,7 +400,7 @@ def _seen(bundle: Bundle | None, conditions: Conditions) -> str:
 
 
 def _rows_of(log: Log, share: Share) -> NDArray[np.intp]:
-    return np.flatnonzero(share.has(log.user)) if share.alone else np.arange(len(log))
+    return np.flatnonzero(share.has(log.user, log.user_ids)) if share.alone else np.arange(len(log))
 
 
 def _shared(log: Log, targets: Targets, at: NDArray[np.intp], share: Share) -> tuple[Log, Targets]:
@@ -396,12 +409,13 @@ def _shared(log: Log, targets: Targets, at: NDArray[np.intp], share: Share) -> t
     if not share.alone:
         return log, mine
     rows = _rows_of(log, share)
+    users = np.flatnonzero(share.has(np.arange(len(log.user_ids)), log.user_ids))
     new_row = np.full(len(log), -1, np.int64)
     new_row[rows] = np.arange(len(rows))
     part = replace(
         log,
-        user_ids=log.user_ids[share.part :: share.of],
-        user=(log.user[rows] // share.of).astype(np.int32),
+        user_ids=[log.user_ids[user] for user in users.tolist()],
+        user=np.searchsorted(users, log.user[rows]).astype(np.int32),
         item=log.item[rows],
         kind=log.kind[rows],
         ts_ms=log.ts_ms[rows],
