@@ -13,6 +13,8 @@ from faust.types import TP
 __all__ = ["RocksStore"]
 
 _N_KEYS: Final = "rocksdb.estimate-num-keys"
+_MANY: Final = 100
+"""Erased keys of a partition beyond which rewriting all of its files at once is cheaper."""
 
 
 class RocksStore(rocksdb.Store):  # type: ignore[misc]
@@ -25,6 +27,8 @@ class RocksStore(rocksdb.Store):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unlogged: set[int] = set()
+        self._erased: dict[int, set[bytes]] = {}
+        """Keys that were erased but whose bytes may still lie in files, by partition."""
         self._no_log = rocksdict.WriteOptions()
         self._no_log.disable_wal = True
         options = dict(kwargs.pop("options", None) or {})  # the stock store takes entries out of the table's own
@@ -47,6 +51,7 @@ class RocksStore(rocksdb.Store):  # type: ignore[misc]
         for key, value in writes:
             if value is None:
                 batch.delete(key)
+                self._erased.setdefault(tp.partition, set()).add(key)
             else:
                 batch.put(key, value)
         if offset is not None:
@@ -61,6 +66,23 @@ class RocksStore(rocksdb.Store):  # type: ignore[misc]
             self._unlogged.add(partition)
             db.write(batch, self._no_log)
 
+    async def tidy(self) -> None:
+        """Rewrite the files that still hold what was erased: a deletion alone only covers it up.
+
+        RocksDB's list of its files names the first and last key of each, and is written anew when it is opened.
+        In threads, one partition after the other. What a crash keeps from being done, RocksDB's own compaction does.
+        """
+        loop = asyncio.get_running_loop()
+        for partition in list(self._erased):
+            keys, db = self._erased.pop(partition), self._dbs.get(partition)
+            if db is not None:
+                await loop.run_in_executor(None, _rewrite, db, keys)
+
+    async def stop(self) -> None:
+        """Close the files, tidied."""
+        await self.tidy()
+        await super().stop()
+
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """Flush what was not logged, before the first live write would have to wait for it."""
         await super().on_recovery_completed(active_tps, standby_tps)
@@ -69,3 +91,14 @@ class RocksStore(rocksdb.Store):  # type: ignore[misc]
             if db is not None:
                 await asyncio.get_running_loop().run_in_executor(None, db.flush)
             self._unlogged.discard(partition)
+
+
+def _rewrite(db: Any, keys: set[bytes]) -> None:
+    db.flush()  # the log of writes is deleted with it
+    options = rocksdict.CompactOptions()
+    options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+    if len(keys) > _MANY:
+        db.compact_range(None, None, options)
+        return
+    for key in sorted(keys):
+        db.compact_range(key, key + b"\0", options)

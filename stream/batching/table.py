@@ -78,6 +78,9 @@ class MemoryStore(memory.Store[bytes, bytes]):  # type: ignore[misc]
         """Keys held, over all partitions."""
         return sum(map(len, self.by_partition.values()))
 
+    async def tidy(self) -> None:
+        """Nothing to do: what is erased in memory is gone."""
+
     def get_many(self, partition: int, keys: Iterable[bytes]) -> list[bytes | None]:
         get = self.partition(partition).get
         return [get(key) for key in keys]
@@ -201,6 +204,10 @@ class BatchTable(faust.Table):  # type: ignore[misc]
     def n_unsettled(self) -> int:
         """Keys in the overlay, over all partitions."""
         return sum(map(len, self._overlay.values()))
+
+    async def tidy(self) -> None:
+        """Take what was erased out of the store's files too; may take a while, beside everything else."""
+        await self.data.tidy()
 
     # -- recovery ------------------------------------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ COMMANDS: Final = (
     Command("topics", DATA, "Create the topics with the right partitions, retention and compaction."),
     Command("produce", DATA, "Send a Parquet, CSV or JSON-lines file as events."),
     Command("simulate", DATA, "Write or send the events of a simulated shop."),
+    Command("forget", DATA, "Erase a user, and say what remains where until when."),
     Command("schema", DATA, "Print the messages' contract as JSON Schema or AsyncAPI."),
     Command("prepare", DATA, "Clean a raw log as a configuration says, and account for every row."),
     Command("rows", MODELS, "Write rows to train on from a topic or a log, and check that none knew the future."),

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from cyclopts import Group, Parameter
 
 from stream.errors import PolytempoError
+from stream.kafka.access import check_access
 from stream.kafka.settings import KafkaSettings
 
 __all__ = ["KafkaOptions", "parse_duration_ms"]
@@ -40,12 +41,12 @@ class KafkaOptions:
     prefix: str = ""
 
     def settings(self) -> KafkaSettings:
-        """The cluster that these options and the environment name.
+        """The cluster that these options and the environment name, which lets us in or does not answer yet.
 
         Raises:
-            PolytempoError: they contradict each other or name what does not exist.
+            PolytempoError: they contradict each other or name what does not exist, or the cluster refuses.
         """
-        return KafkaSettings.read(
+        settings = KafkaSettings.read(
             self.kafka,
             security=self.security,
             sasl_mechanism=self.sasl_mechanism,
@@ -54,6 +55,8 @@ class KafkaOptions:
             cert=self.cert,
             key=self.key,
         )
+        check_access(settings)
+        return settings
 
 
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}

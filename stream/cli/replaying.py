@@ -79,17 +79,25 @@ def _from_topic(
 ) -> Source:
     from stream.kafka.topics import TopicNames
     from stream.replay.events import read_events, read_item_updates
+    from stream.replay.forgotten import read_forgotten
     from stream.replay.topics import TopicReader
 
     name = options.prefix + topic
     with TopicReader(options.settings()) as reader, events_bar(f"reading {name}") as show:
         found = read_events(
-            reader, name, known_types=known_types, since_ms=since_ms, until_ms=until_ms, on_progress=show
+            reader,
+            name,
+            known_types=known_types,
+            since_ms=since_ms,
+            until_ms=until_ms,
+            forgotten=read_forgotten(reader, TopicNames(options.prefix)),
+            on_progress=show,
         )
         updates = read_item_updates(reader, TopicNames(options.prefix).items)
     where = ", ".join(f"{number}: {first}-{end}" for number, (first, end) in found.ranges.items())
     people.print(
-        f"{len(found.table):,} events, {found.n_refused:,} refused, from {name} (partition: offsets {where})",
+        f"{len(found.table):,} events, {found.n_refused:,} refused, "
+        f"{found.n_forgotten:,} of forgotten users left out, from {name} (partition: offsets {where})",
         style="dim",
         markup=False,
         soft_wrap=True,

@@ -15,7 +15,15 @@ __all__ = ["schema"]
 
 def schema(
     which: Literal[
-        "event", "item", "recommendation", "dead-letter", "outcome", "user-span", "feedback-totals", "asyncapi"
+        "event",
+        "item",
+        "recommendation",
+        "dead-letter",
+        "outcome",
+        "user-span",
+        "feedback-totals",
+        "receipt",
+        "asyncapi",
     ] = "asyncapi",
     /,
     *,

@@ -60,6 +60,7 @@ def verify(
         json: Print one line at the end: {"identical": share, "n": …, "max_score_difference": …, …}.
     """
     from stream.bundle.service import load_service
+    from stream.replay.forgotten import read_forgotten
     from stream.replay.topics import TopicReader
     from stream.replay.verify import TOLERANCE, read_published
     from stream.replay.verify import verify as compare
@@ -80,6 +81,7 @@ def verify(
                 since_ms=None if since is None else parse_time(since),
                 until_ms=None if until is None else parse_time(until),
                 sample=sample,
+                forgotten=read_forgotten(reader, names),
                 on_progress=lambda done, n_all: bar.update(reading, completed=done, total=n_all),
             )
         comparing = bar.add_task("replaying", total=None)
@@ -94,6 +96,8 @@ def verify(
         )
     for remark in verdict.remarks:
         people.print(remark, style="yellow")
+    if verdict.n_forgotten > 0:
+        people.print(f"{verdict.n_forgotten:,} recommendations are of users who were forgotten: not compared")
     if verdict.n_other_bundle > 0:
         others = ", ".join(map(" as ".join, answers.by))
         people.print(f"{verdict.n_other_bundle:,} recommendations are not by these (found: {others})")

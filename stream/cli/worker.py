@@ -86,6 +86,7 @@ def worker(
             when it has stopped.
     """
     from stream.operations.loglines import set_up_logging
+    from stream.wire.userkeys import UserKeys
     from stream.worker.app import Worker, WorkerConfig
     from stream.worker.follower import Refresh
 
@@ -99,7 +100,8 @@ def worker(
     if store == "rocksdb" and data is None:
         raise PolytempoError("--store rocksdb keeps states in a folder.", "Name it with --data.")
     settings, watched = connection.settings(), observing.observing(refresh_s)
-    secrets = [settings.password or "", "" if watched.token is None else watched.token.secret]
+    user_keys = UserKeys.read()
+    secrets = [*user_keys.secrets, settings.password or "", "" if watched.token is None else watched.token.secret]
     set_up_logging(log_level, log_format, secrets)
     config = WorkerConfig(
         bundle=served,
@@ -113,6 +115,7 @@ def worker(
         n_items=n,
         seen=seen,
         observing=watched,
+        user_keys=user_keys,
     )
     if log_format == "text":
         return _serve(Worker(config, settings, TopicNames(connection.prefix)), quiet=json, json=json)
@@ -170,6 +173,7 @@ def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:
         "duplicates": counters.n_duplicates,
         "late": counters.n_late,
         "impressions": counters.n_impressions,
+        "forgotten": counters.n_forgotten,
         "dead_letters": counters.dead_letters,
         "shadow": asdict(serving.shadow_counters),
     }

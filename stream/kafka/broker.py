@@ -3,7 +3,8 @@
     with EmbeddedBroker() as broker:
         ...  # broker.bootstrap is "127.0.0.1:PORT", and it answers
 
-It is meant for a demo, tests and work on one machine: it listens on the loopback address only, without encryption.
+It is meant for a demo, tests and work on one machine: it listens on the loopback address only, without encryption
+unless it is given listeners with it.
 """
 
 import base64
@@ -19,7 +20,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -30,7 +32,7 @@ from stream.kafka.jars import ensure_jars
 from stream.kafka.java import find_java
 from stream.kafka.settings import KafkaSettings
 
-__all__ = ["EmbeddedBroker"]
+__all__ = ["EmbeddedBroker", "Listener"]
 
 HOST: Final = "127.0.0.1"
 START_TIMEOUT_S: Final = 90
@@ -73,6 +75,21 @@ _CONFIG: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One more port for clients, on a way that asks more of them.
+
+    Attributes:
+        name: in capitals; no other listener's.
+        protocol: SSL, SASL_PLAINTEXT or SASL_SSL.
+        config: what Kafka needs for it, under Kafka's names without the listener's prefix.
+    """
+
+    name: str
+    protocol: str
+    config: Mapping[str, str] = field(default_factory=dict, repr=False)  # passwords among it
+
+
 class EmbeddedBroker:
     """A Kafka broker that this process owns: it ends when this process ends, even by kill -9.
 
@@ -82,6 +99,7 @@ class EmbeddedBroker:
         port: the port for clients; 0 takes a free one.
         memory: the size of Java's heap, such as "512m" or "2g".
         on_bytes: called with (bytes there, bytes in all) while Kafka's jars are fetched for the first time.
+        listeners: further ports, each free one; `address` names them.
 
     Attributes:
         data: the folder in use.
@@ -96,6 +114,7 @@ class EmbeddedBroker:
         port: int = 0,
         memory: str = "512m",
         on_bytes: Callable[[int, int], None] | None = None,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         if re.fullmatch(r"[1-9][0-9]*[mMgG]", memory) is None:
             raise PolytempoError(f"{memory!r} is no amount of memory.", "Write it like 512m or 2g.")
@@ -108,6 +127,8 @@ class EmbeddedBroker:
         self.pid = 0
         self._port_is_free_choice = port == 0
         self._controller_port = 0
+        self._ports = {listener.name: 0 for listener in listeners}
+        self._listeners = tuple(listeners)
         self._memory = memory
         self._on_bytes = on_bytes
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -123,6 +144,10 @@ class EmbeddedBroker:
     def settings(self) -> KafkaSettings:
         """The address as settings; nothing of the environment's security applies to this broker."""
         return KafkaSettings(bootstrap=(self.bootstrap,))
+
+    def address(self, name: str) -> str:
+        """The address of one of `listeners`, "127.0.0.1:PORT"."""
+        return f"{HOST}:{self._ports[name]}"
 
     @property
     def log_file(self) -> Path:
@@ -269,6 +294,9 @@ class EmbeddedBroker:
                 )
             if self._controller_port == 0 or not _is_free(self._controller_port):
                 self._controller_port = _free_port()
+            for name, port in self._ports.items():
+                if port == 0 or not _is_free(port):
+                    self._ports[name] = _free_port()
             self._write_config()
             self._format_once()
             n_logged = self.log_file.stat().st_size if self.log_file.exists() else 0
@@ -282,7 +310,10 @@ class EmbeddedBroker:
                 raise PolytempoError(f"Kafka did not start: {_reason(said)}", f"Its whole log: {self.keep_log()}")
 
     def _write_config(self) -> None:
-        clients = f"PLAINTEXT://{self.bootstrap}"
+        secured = [f"{each.name}://{self.address(each.name)}" for each in self._listeners]
+        clients = ",".join([f"PLAINTEXT://{self.bootstrap}", *secured])
+        protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"}
+        protocols |= {each.name: each.protocol for each in self._listeners}
         controller = f"{HOST}:{self._controller_port}"
         config = {
             **_CONFIG,
@@ -290,9 +321,14 @@ class EmbeddedBroker:
             "advertised.listeners": clients,
             "controller.quorum.voters": f"1@{controller}",
             "log.dirs": str(self.data / "log"),
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
         }
+        for each in self._listeners:
+            config |= {f"listener.name.{each.name.lower()}.{name}": value for name, value in each.config.items()}
         lines = [f"{name}={value.replace(chr(92), chr(92) * 2)}\n" for name, value in config.items()]
-        (self.data / "broker.properties").write_text("".join(lines), encoding="latin-1", errors="backslashreplace")
+        file = self.data / "broker.properties"
+        file.touch(mode=0o600)
+        file.write_text("".join(lines), encoding="latin-1", errors="backslashreplace")
 
     def _format_once(self) -> None:
         if (self.data / "log" / "meta.properties").exists():

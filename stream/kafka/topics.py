@@ -23,6 +23,8 @@ DEFAULT_PARTITIONS: Final = 4
 FOREVER_MS: Final = -1
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 DEAD_LETTERS_RETENTION_MS: Final = 365 * _DAY_MS
+MAX_OFFLINE_MS: Final = 7 * _DAY_MS
+"""Tombstones stay in the changelog so long: a store on disk that was away for longer may keep what was erased."""
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
 """A message counts with the whole batch it is sent in; Kafka's own limit of 1 MiB is what one producer batch takes."""
 
@@ -76,6 +78,11 @@ class TopicNames:
     def feedback_group(self) -> str:
         """The consumer group of those who join outcomes to recommendations."""
         return f"{self.prefix}polytempo-feedback"
+
+    @property
+    def forgotten(self) -> str:
+        """Who was forgotten, and up to which record."""
+        return f"{self.prefix}forgotten"
 
     @property
     def app_id(self) -> str:
@@ -164,13 +171,23 @@ def topic_layout(
     kept["message.timestamp.type"] = "LogAppendTime"
     dead = {**kept, "retention.ms": str(DEAD_LETTERS_RETENTION_MS)}
     compacted = {**size, "cleanup.policy": "compact"}
+    # What was erased leaves the log within a day; a store on disk may be away for a week without missing it.
+    erasable = {
+        **compacted,
+        "max.compaction.lag.ms": str(_DAY_MS),
+        "delete.retention.ms": str(MAX_OFFLINE_MS),
+    }
+    # A marker must outlive all that it covers, dead letters included.
+    outlives_ms = FOREVER_MS if retention_ms == FOREVER_MS else max(retention_ms, DEAD_LETTERS_RETENTION_MS) * 2
+    forgotten = {**size, "cleanup.policy": "compact,delete", "retention.ms": str(outlives_ms)}
     return (
         Topic(names.events, n_partitions, replication, kept),
         Topic(names.recommendations, n_partitions, replication, kept),
         Topic(names.items, 1, replication, compacted),
         Topic(names.item_activity, 1, replication, kept),
         Topic(names.dead_letters, 1, replication, dead),
-        Topic(names.changelog, n_partitions, replication, compacted),
+        Topic(names.forgotten, 1, replication, forgotten),
+        Topic(names.changelog, n_partitions, replication, erasable),
         Topic(names.shadow, n_partitions, replication, kept),
         Topic(names.feedback, n_partitions, replication, kept),
     )

@@ -19,6 +19,7 @@ import polars as pl
 from stream.core.catalogue import ItemUpdate
 from stream.core.events import segment_text
 from stream.logs import EVENT_COLUMNS
+from stream.replay.forgotten import Forgotten
 from stream.replay.topics import TopicReader
 from stream.wire.careful import check_event, read_event, usable_value
 from stream.wire.items import decode_items
@@ -47,11 +48,13 @@ class TopicEvents:
         table: the columns of `EVENT_COLUMNS`, then one text column for each context field.
         n_refused: records that the worker answers with a dead letter.
         ranges: by partition, the first offset that was read and the one behind the last.
+        n_forgotten: records left out because their user was forgotten after them.
     """
 
     table: pl.DataFrame
     n_refused: int
     ranges: dict[int, tuple[int, int]]
+    n_forgotten: int = 0
 
 
 def read_events(
@@ -62,6 +65,7 @@ def read_events(
     since_ms: int | None = None,
     until_ms: int | None = None,
     limits: Limits | None = None,
+    forgotten: Forgotten | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TopicEvents:
     """The events of a topic whose time lies in `[since_ms, until_ms)`.
@@ -72,12 +76,15 @@ def read_events(
 
     Args:
         known_types: event types that are accepted, besides `request` and `forget`.
+        forgotten: whose events are left out.
         on_progress: called with the records read so far, and the records to read.
 
     Raises:
         PolytempoError: Kafka does not answer, or there is no such topic.
     """
     limits = Limits() if limits is None else limits
+    forgotten = Forgotten() if forgotten is None else forgotten
+    n_forgotten = 0
     ranges = reader.bounds(topic)
     if since_ms is not None and since_ms > limits.max_ahead_ms:
         starts = reader.offsets_from(topic, since_ms - limits.max_ahead_ms)
@@ -90,10 +97,12 @@ def read_events(
 
     columns: dict[int, _Columns] = {number: _Columns() for number in sorted(ranges)}
     for partition, records in reader.read(topic, ranges, progress):
-        columns[partition].add(records, known_types, limits, since_ms, until_ms)
+        kept = forgotten.kept(topic, partition, records)
+        n_forgotten += len(records) - len(kept)
+        columns[partition].add(kept, known_types, limits, since_ms, until_ms)
     tables = [column.table() for column in columns.values()]
     table = pl.concat(tables, how="diagonal") if tables else events_table([])
-    return TopicEvents(table, sum(column.n_refused for column in columns.values()), ranges)
+    return TopicEvents(table, sum(column.n_refused for column in columns.values()), ranges, n_forgotten)
 
 
 def events_table(events: Iterable[Event]) -> pl.DataFrame:

@@ -47,6 +47,11 @@ class TopicReader:
         """Leave."""
         self._consumer.close()
 
+    def has(self, topic: str) -> bool:
+        """Whether there is such a topic."""
+        with _explained(self._settings):
+            return topic in self._consumer.topics()
+
     def partitions(self, topic: str) -> list[int]:
         """The numbers of its partitions.
 

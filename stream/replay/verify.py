@@ -30,6 +30,7 @@ from stream.errors import PolytempoError
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames
 from stream.replay.explain import Explanation, explain
+from stream.replay.forgotten import Forgotten, Redacted
 from stream.replay.partition import PartitionReplay, Replayed
 from stream.replay.topics import Cursor, TopicReader
 from stream.replay.views import Point, View
@@ -87,11 +88,15 @@ class Answers:
         published: the copies in question.
         by: all bundles that answered, each with the variant that it was.
         answered: by partition, (N,) offsets of events, rising, and (N,) which of `by` answered each last.
+        forgotten: who was forgotten meanwhile, and up to which event.
+        n_forgotten: copies for them, which are not compared.
     """
 
     published: list[Published]
     by: list[Answering]
     answered: dict[int, tuple[NDArray[np.int64], NDArray[np.int32]]]
+    forgotten: Forgotten = field(default_factory=Forgotten)
+    n_forgotten: int = 0
 
 
 @dataclass(slots=True)
@@ -103,6 +108,7 @@ class Verdict:
         n_identical: those with the same items in the same order.
         max_score_difference: between the two scores of one item, over all copies.
         n_other_bundle: copies by bundles that were not given; not among `n`.
+        n_forgotten: copies for users who were forgotten afterwards; not among `n`.
         n_points: views that they name.
         n_views: how often a view was built from the beginning.
         explanations: of the first differences.
@@ -114,6 +120,7 @@ class Verdict:
     n_identical: int = 0
     max_score_difference: float = 0.0
     n_other_bundle: int = 0
+    n_forgotten: int = 0
     n_points: int = 0
     n_views: int = 0
     explanations: list[Explanation] = field(default_factory=list)
@@ -133,6 +140,7 @@ class Verdict:
             "max_score_difference": self.max_score_difference,
             "n_differing": self.n - self.n_identical,
             "n_other_bundle": self.n_other_bundle,
+            "n_forgotten": self.n_forgotten,
             "n_views": self.n_points,
             "reasons": dict(self.reasons),
             "differences": [asdict(each) for each in self.explanations],
@@ -147,15 +155,18 @@ def read_published(
     since_ms: int | None = None,
     until_ms: int | None = None,
     sample: float = 1.0,
+    forgotten: Forgotten | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """All recommendations of a topic, of which those of events in `[since_ms, until_ms)` are to be compared.
 
     Args:
         sample: share of those; by `rec_id`, so that it is the same share each time.
+        forgotten: whose recommendations are left out.
     """
     ranges = reader.bounds(topic)
     n_all = sum(end - first for first, end in ranges.values())
+    forgotten, n_forgotten = Forgotten() if forgotten is None else forgotten, 0
     published: list[Published] = []
     number_of: dict[Answering, int] = {}
     answered: dict[int, dict[int, int]] = {}
@@ -164,6 +175,9 @@ def read_published(
         for record in records:
             found = _read(record.value)
             source = found.source
+            if forgotten.covers_source(found.user_id, source):
+                n_forgotten += 1
+                continue
             number = number_of.setdefault((found.model, found.variant), len(number_of))
             answered.setdefault(source.partition, {})[source.offset] = number
             if (
@@ -196,6 +210,8 @@ def read_published(
             )
             for partition, numbers in answered.items()
         },
+        forgotten,
+        n_forgotten,
     )
 
 
@@ -262,6 +278,7 @@ class Verifier:
             self._families.append(Arms(list(recommenders.values())))
             self._recommender_by |= recommenders
         self._to_do = [each for each in answers.published if each.by in self._recommender_by]
+        self.verdict.n_forgotten = answers.n_forgotten
         self.verdict.n_other_bundle = len(answers.published) - len(self._to_do)
         if not self._to_do:
             raise PolytempoError(
@@ -275,7 +292,7 @@ class Verifier:
             number: PartitionReplay(
                 events_topic,
                 number,
-                Cursor(settings, events_topic, number),
+                Redacted(Cursor(settings, events_topic, number), events_topic, number, answers.forgotten),
                 self._recommender_at[number],
                 limits,
                 self._families,

@@ -10,10 +10,11 @@ import msgspec
 
 from stream.core.events import EventBatch
 from stream.core.identity import rec_id
-from stream.wire.messages import DeadLetter, Recommendation, RecommendedItem, Source
+from stream.wire.messages import DeadLetter, Receipt, Recommendation, RecommendedItem, Source
 from stream.wire.reasons import Rejected
+from stream.wire.userkeys import UserKeys
 
-__all__ = ["dead_letter", "encode_all", "encode_recommendations", "rec_id"]
+__all__ = ["dead_letter", "encode_all", "encode_recommendations", "rec_id", "receipt"]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -83,6 +84,20 @@ def encode_recommendations(
             strict=True,
         )
     ]
+
+
+def receipt(user_id: str, ts_ms: int, source: Source, keys: UserKeys) -> tuple[bytes, bytes]:
+    """Key and value of the record on `forgotten` that answers a `forget`."""
+    pseudonym = keys.pseudonym(user_id.encode()).hex()
+    message = Receipt(
+        receipt_id=rec_id(source.topic, source.partition, source.offset),
+        user=pseudonym,
+        key_id=keys.current,
+        ts_ms=ts_ms,
+        erased=["state"],
+        source=source,
+    )
+    return f"{keys.current}:{pseudonym}".encode(), _encode(message)
 
 
 def dead_letter(rejected: Rejected, topic: str, partition: int, limit_bytes: int = 64 * 1024) -> bytes:

@@ -14,6 +14,7 @@ __all__ = [
     "FeedbackTotals",
     "Item",
     "Outcome",
+    "Receipt",
     "Recommendation",
     "RecommendedItem",
     "Scalar",
@@ -201,6 +202,24 @@ class FeedbackTotals(_Counts, frozen=True, kw_only=True, gc=False, tag="totals",
 
     partition: Annotated[int, Meta(description="The partition of `events` that is counted.", ge=0)]
     is_over: Annotated[bool, Meta(description="Whether nothing is added any more.")]
+
+
+class Receipt(Struct, frozen=True, kw_only=True, gc=False):
+    """A user was forgotten. JSON on `forgotten`, which is compacted; the record's key is key id and pseudonym.
+
+    It is a marker as well: of this user nothing that `source` or a record before it in the same partition caused may be
+    used again, wherever a copy of it still lies. Readers of history leave it out.
+    """
+
+    receipt_id: Annotated[str, Meta(description="Derived from the source alone: the same request gives the same id.")]
+    user: Annotated[str, Meta(description="Pseudonym of the user's id: BLAKE2b, 16 bytes, hexadecimal.")]
+    key_id: Annotated[str, Meta(description="The secret that the pseudonym was made with; empty if there was none.")]
+    ts_ms: Annotated[int, Meta(description="The time of the event that asked for it, UTC epoch milliseconds.")]
+    erased: Annotated[
+        list[str],
+        Meta(description="What was erased at once. `state`: the user's record, in the workers and in the changelog."),
+    ]
+    source: Annotated[Source, Meta(description="The record that asked for it.")]
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True, gc=False):

@@ -18,6 +18,7 @@ from stream.wire.messages import (
     FeedbackTotals,
     Item,
     Outcome,
+    Receipt,
     Recommendation,
     UserSpan,
 )
@@ -35,6 +36,7 @@ MESSAGES: Final = {
     "outcome": Outcome,
     "user-span": UserSpan,
     "feedback-totals": FeedbackTotals,
+    "receipt": Receipt,
 }
 """Name -> type of the messages that others write or read; `item-activity` is between workers only."""
 
@@ -132,6 +134,13 @@ _CHANNELS: Final[tuple[tuple[str, str, tuple[str, ...], str, JsonObject], ...]] 
         "What became of recommendations, told by `kind`; drop repeated `feedback_id`s.",
         {},
     ),
+    (
+        "forgotten",
+        "send",
+        ("receipt",),
+        "Who was forgotten, and up to which record: what lies before it may not be used again.",
+        {"topicConfiguration": {"cleanup.policy": ["compact", "delete"]}},
+    ),
 )
 
 _KEYS: Final = {
@@ -142,6 +151,7 @@ _KEYS: Final = {
     "outcome": "user_id",
     "user-span": "user_id",
     "feedback-totals": "partition, begin of the span, model and variant, with spaces between",
+    "receipt": "key_id and user, with a colon between",
 }
 
 

@@ -44,6 +44,7 @@ from stream.kafka.topics import TopicNames
 from stream.operations.health import Phase
 from stream.wire.encode import dead_letter
 from stream.wire.limits import Limits
+from stream.wire.userkeys import UserKeys
 from stream.worker.follower import Follower, Refresh
 from stream.worker.observed import Observed, Observing
 from stream.worker.processor import Counters, Fetched, Output, Processor, letter_key
@@ -61,6 +62,7 @@ _REPORT_S = 1.0
 _SHADOW_IDLE_S = 0.02
 _SHADOW_SHARE = 0.1
 """Of a worker's time."""
+_TIDY_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class WorkerConfig:
         fetch: what a fetch asks of the broker.
         n_items, seen: replace the bundle's own policy; what a variant of an experiment says itself stands.
         observing: where health and metrics are served, and what counts as trouble.
+        user_keys: secrets of the users' pseudonyms.
         standbys: how many other workers hold a copy of each user's state, so that they can take over at once.
     """
 
@@ -96,6 +99,7 @@ class WorkerConfig:
     seen: str | None = None
     observing: Observing = field(default_factory=Observing)
     standbys: int = 1
+    user_keys: UserKeys = field(default_factory=UserKeys)
 
     def __post_init__(self) -> None:
         if self.standbys < 0:
@@ -220,6 +224,7 @@ class Worker:
                 self._spawn(self._watch_bundle())
             if self.config.data is not None:
                 self._spawn(self._save_regularly())
+                self._spawn(self._tidy_regularly())
 
             def on_ready() -> None:
                 self._spawn(self._report_items())  # it asks the consumer what is assigned, which only now can answer
@@ -302,6 +307,8 @@ class Worker:
             sends.append(Send(names.item_activity, 0, [(tp.topic.encode(), output.activity)]))
         if output.dead_letters:
             sends.append(Send(names.dead_letters, tp.partition % self._n_letter_partitions, output.dead_letters))
+        if output.receipts:
+            sends.append(Send(names.forgotten, 0, output.receipts))
         return Applied(output.writes, sends)
 
     def _done(self, batch: RecordBatch, timings: Timings) -> None:
@@ -355,6 +362,12 @@ class Worker:
             await asyncio.sleep(_SNAPSHOT_S)
             self._follower.save()
 
+    async def _tidy_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            if self._table is not None:
+                await self._table.tidy()
+
     async def _report_items(self) -> None:
         """Items that cannot be used are dead letters too; of all workers, the one that has partition 0 says so."""
         while True:
@@ -391,6 +404,7 @@ class Worker:
             limits=self.config.limits,
             counters=self.counters,
             shadows=Shadows(service.shadows, self.shadow_counters) if service.shadows else None,
+            user_keys=self.config.user_keys,
         )
 
     async def _score_shadows(self) -> None:
@@ -484,6 +498,7 @@ class Worker:
                 names.items,
                 names.item_activity,
                 names.dead_letters,
+                names.forgotten,
                 names.changelog,
                 names.shadow,
             ),
@@ -519,8 +534,8 @@ class Worker:
             raise PolytempoError(
                 f"{names.events} was deleted and made anew: {names.item_activity} counts events of its partition "
                 f"{strange[0]} that it never had.",
-                f"Delete {names.changelog}, {names.item_activity} and the group {names.app_id} as well, "
-                "or begin with another --prefix.",
+                f"Delete {names.changelog}, {names.item_activity}, {names.forgotten} and the group {names.app_id} "
+                "as well, or begin with another --prefix.",
             )
 
     def _spawn(self, coroutine: Awaitable[Any]) -> None:

@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -37,10 +37,15 @@ from stream.wire.items import decode_items
 from stream.wire.messages import Item
 from stream.wire.reasons import Rejected
 
-__all__ = ["Follower", "Refresh"]
+__all__ = ["UNUSABLE_SNAPSHOT", "Follower", "Refresh", "read_snapshot"]
 
 logger = logging.getLogger(__name__)
 
+UNUSABLE_SNAPSHOT: Final = (
+    *(ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, RuntimeError, MemoryError),  # a version or encryption that zipfile does not know; a size
+)
+"""What reading a damaged snapshot raises."""
 _FETCH_MS: Final = 50
 """While it catches up."""
 _FOLLOW_MS: Final = 100
@@ -272,10 +277,8 @@ class Follower:
         if self._snapshot is None or not self._snapshot.exists():
             return
         try:
-            with np.load(self._snapshot, allow_pickle=False) as stored:
-                arrays: dict[str, Any] = dict(stored)
-            view = ItemStatistics.restore(self.view.spec, arrays)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            view, last_digest = read_snapshot(self._snapshot, self.view.spec)
+        except UNUSABLE_SNAPSHOT as error:
             logger.warning("the snapshot %s is not used: %s", self._snapshot, error)
             return
         if not begin <= view.offset < end:
@@ -285,13 +288,24 @@ class Follower:
         consumer.seek(self._activity, view.offset)
         record = await consumer.getone(self._activity)
         consumer.resume(self._items)
-        if record.offset != view.offset or _digest(record.value) != bytes(arrays["last_digest"]):
+        if record.offset != view.offset or _digest(record.value) != last_digest:
             logger.warning("the snapshot %s is not used: it belongs to another topic", self._snapshot)
             await consumer.seek_to_beginning(self._activity, self._items)
             return
-        self._last_digest = bytes(arrays["last_digest"])
+        self._last_digest = last_digest
         self.view = view
         consumer.seek(self._activity, view.offset + 1)
+
+
+def read_snapshot(source: Path | BinaryIO, spec: StatisticsSpec) -> tuple[ItemStatistics, bytes]:
+    """The statistics of a snapshot, and the digest of the message that they end with.
+
+    Raises:
+        UNUSABLE_SNAPSHOT: it is damaged, or holds other statistics.
+    """
+    with np.load(source, allow_pickle=False) as stored:
+        arrays: dict[str, Any] = dict(stored)
+    return ItemStatistics.restore(spec, arrays), bytes(arrays["last_digest"])
 
 
 def _digest(value: bytes | None) -> bytes:

@@ -130,6 +130,7 @@ class Observed:
             "events": outcomes(counters),
             "recommendations": counters.n_recommendations,
             "late_events": counters.n_late,
+            "forgotten_users": counters.n_forgotten,
             "dead_letters": dict(counters.dead_letters),
             "latency_ms": _quantiles_ms(meter.latency.quantile),
             "stages_ms": {stage: _quantiles_ms(each.quantile) for stage, each in meter.stages.items()},

@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 from stream.bundle.service import Arm
 from stream.core.arms import Arms, ArmsStepped
 from stream.core.assignment import Assignment
-from stream.core.fold import DUPLICATE, REPLAYED
+from stream.core.fold import DUPLICATE, ERASED, REPLAYED, Folded
 from stream.core.parts import Part, starts
 from stream.core.state import States, StateSpec, decode_states
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity, encode_activity
 from stream.wire.decode import EventDecoder
-from stream.wire.encode import dead_letter
+from stream.wire.encode import dead_letter, receipt
 from stream.wire.limits import Limits
-from stream.wire.messages import Event
+from stream.wire.messages import Event, Source
 from stream.wire.reasons import Reason, Record, Rejected
+from stream.wire.userkeys import UserKeys
 from stream.worker.answering import Answering
 from stream.worker.around import Around
 from stream.worker.shadow import Shadows
@@ -69,6 +70,7 @@ class Counters:
     n_late: int = 0
     n_impressions: int = 0
     n_dead_letters: int = 0
+    n_forgotten: int = 0
     n_items_refused: int = 0
     """Of the dead letters, those that are descriptions of items instead of events."""
     dead_letters: dict[str, int] = field(default_factory=dict)
@@ -104,12 +106,14 @@ class Output:
         dead_letters: (key, value) for `dead-letters`.
         activity: the message for `item-activity`; None where there is nothing to count.
         writes: user key -> record to store, None to erase it.
+        receipts: (key, value) for `forgotten`.
     """
 
     recommendations: list[tuple[bytes | None, bytes | None]]
     dead_letters: list[tuple[bytes | None, bytes | None]]
     activity: bytes | None
     writes: dict[bytes, bytes | None]
+    receipts: list[tuple[bytes | None, bytes | None]] = field(default_factory=list)
 
 
 class Processor:
@@ -121,6 +125,7 @@ class Processor:
         assignment: users to the numbers of `arms`; needed where there are several.
         limits: what is refused as too large or too far off.
         shadows: who is offered what was answered; asked for nothing here.
+        user_keys: secrets of the pseudonyms.
     """
 
     def __init__(
@@ -132,6 +137,7 @@ class Processor:
         limits: Limits | None = None,
         counters: Counters | None = None,
         shadows: Shadows | None = None,
+        user_keys: UserKeys | None = None,
     ) -> None:
         features = arms[0].bundle.features
         if view.spec != features.statistics:
@@ -147,6 +153,7 @@ class Processor:
         self._features = features
         self.shadows = shadows
         self._know(view)
+        self._user_keys = UserKeys() if user_keys is None else user_keys
         self._decoder = EventDecoder(features.types, features.statistics.segment_fields, limits)
 
     @property
@@ -239,6 +246,9 @@ class Processor:
                 output.activity = encode_activity(stepped.activities[number])
         for row, error in sorted(failing.items()):
             self._say_unanswered(row, error, parts, [(batches[place], outputs[place]) for place in places])
+        for place, pair in self._receipts(parts, places, folded, batches):
+            outputs[place].receipts.append(pair)
+        counters.n_forgotten += int(np.count_nonzero(folded.outcome == ERASED))
         said: list[list[tuple[int, bytes]]] = [[] for _ in parts]  # (row of the part, message)
         for each, answers in zip(self._answering, stepped.answers, strict=True):
             for number, encoded in enumerate(each.encode(parts, answers, self.view)):
@@ -281,6 +291,22 @@ class Processor:
         letter = dead_letter(rejected, fetched.topic, fetched.partition)
         output.dead_letters.append((letter_key(fetched.topic, fetched.partition, rejected), letter))
         self.counters.count_dead_letter(rejected.reason.value)
+
+    def _receipts(
+        self, parts: Sequence[Part], places: Sequence[int], folded: Folded, batches: Sequence[Fetched]
+    ) -> list[tuple[int, tuple[bytes, bytes]]]:
+        """(place of the batch, record on `forgotten`) for each user who was erased."""
+        rows = np.flatnonzero(folded.outcome == ERASED)
+        if len(rows) == 0:
+            return []
+        first = starts([len(part.batch) for part in parts])
+        answers = []
+        for row, number in zip(rows.tolist(), (np.searchsorted(first, rows, side="right") - 1).tolist(), strict=True):
+            batch, at, fetched = parts[number].batch, row - int(first[number]), batches[places[number]]
+            source = Source(fetched.topic, fetched.partition, int(batch.offset[at]))
+            user_id = batch.users[int(batch.user[at])]
+            answers.append((places[number], receipt(user_id, int(batch.ts_ms[at]), source, self._user_keys)))
+        return answers
 
     def _know(self, view: ItemStatistics) -> None:
         for each in self._answering:

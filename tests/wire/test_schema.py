@@ -142,6 +142,7 @@ def test_the_asyncapi_document_names_every_topic_message_and_direction() -> None
         "receive-items": "receive",
         "send-recommendations": "send",
         "send-dead-letters": "send",
+        "send-forgotten": "send",
         "send-shadow-recommendations": "send",
         "send-feedback": "send",
     }
