@@ -103,7 +103,10 @@ def remains(settings: KafkaSettings, names: TopicNames, now_ms: int | None = Non
 
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     with administration(settings) as admin:
-        wanted = [names.events, names.recommendations, names.dead_letters, names.changelog]
+        wanted = [
+            *(names.events, names.recommendations, names.shadow, names.feedback, names.dead_letters),
+            names.changelog,
+        ]
         there = set(admin.list_topics())
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted if name in there]
         found = admin.describe_configs(resources, config_filter="all")["topic"]

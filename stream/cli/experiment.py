@@ -59,6 +59,7 @@ def experiment(
     from stream.bundle.experiment import read_experiment
     from stream.feedback.codec import decode_feedback
     from stream.feedback.readout import read_out
+    from stream.replay.forgotten import read_forgotten
     from stream.replay.topics import TopicReader
     from stream.wire.messages import UserSpan
 
@@ -72,6 +73,7 @@ def experiment(
     name = TopicNames(connection.prefix).prefix + topic
     with TopicReader(connection.settings()) as reader, progress(unit="messages", transient=True) as bar:
         ranges = reader.bounds(name)
+        forgotten = read_forgotten(reader, TopicNames(connection.prefix))
         task = bar.add_task("reading", total=sum(end - first for first, end in ranges.values()))
         for _, records in reader.read(name, ranges, lambda n: bar.update(task, completed=n)):
             for record in records:
@@ -80,6 +82,7 @@ def experiment(
                     isinstance(found, UserSpan)
                     and (since_ms is None or found.from_ms >= since_ms)
                     and (until_ms is None or found.to_ms <= until_ms)
+                    and not forgotten.covers_time(found.user_id, found.from_ms)
                 ):
                     spans.append(found)
     read = read_out(

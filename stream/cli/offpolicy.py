@@ -55,6 +55,7 @@ def offpolicy(
     from stream.bundle.service import load_service
     from stream.feedback.codec import decode_feedback
     from stream.feedback.offpolicy import estimate
+    from stream.replay.forgotten import read_forgotten
     from stream.replay.offpolicy import judge_lists
     from stream.replay.topics import TopicReader
     from stream.replay.verify import read_published
@@ -78,6 +79,7 @@ def offpolicy(
                 since_ms=None if since is None else parse_time(since),
                 until_ms=None if until is None else parse_time(until),
                 sample=sample,
+                forgotten=read_forgotten(reader, names),
                 on_progress=lambda done, n_all: bar.update(reading, completed=done, total=n_all),
             )
             for _, records in reader.read(names.feedback, reader.bounds(names.feedback)):

@@ -42,6 +42,7 @@ class Forgotten:
     def __init__(self, receipts: Iterable[Receipt] = (), keys: UserKeys | None = None) -> None:
         self._keys: Final = UserKeys() if keys is None else keys
         self._marks: dict[str, dict[bytes, dict[tuple[str, int], int]]] = {}
+        self._asked_ms: dict[tuple[str, bytes], int] = {}
         self._known: dict[bytes, dict[tuple[str, int], int]] = {}
         for receipt in receipts:
             if receipt.key_id not in self._keys.names:
@@ -49,6 +50,8 @@ class Forgotten:
                     f"users were forgotten under the key {receipt.key_id!r}, which is not known here.",
                     f"Set {KEYS_VARIABLE} or {KEYS_VARIABLE}_FILE as the workers have it.",
                 )
+            whom = (receipt.key_id, bytes.fromhex(receipt.user))
+            self._asked_ms[whom] = max(self._asked_ms.get(whom, -1), receipt.ts_ms)
             ends = self._marks.setdefault(receipt.key_id, {}).setdefault(bytes.fromhex(receipt.user), {})
             place = (receipt.source.topic, receipt.source.partition)
             ends[place] = max(ends.get(place, -1), receipt.source.offset)
@@ -68,6 +71,13 @@ class Forgotten:
     def covers_source(self, user_id: str, source: Source) -> bool:
         """The same for something that names the record that caused it."""
         return self.covers(user_id.encode(), source.topic, source.partition, source.offset)
+
+    def covers_time(self, user_id: str, ts_ms: int) -> bool:
+        """Whether something that began at this time, and names no record, was of a user who was forgotten later."""
+        return self._marks != {} and any(
+            ts_ms <= self._asked_ms.get((name, self._keys.pseudonym(user_id.encode(), name)), -1)
+            for name in self._marks
+        )
 
     def kept(self, topic: str, partition: int, records: Sequence[Record]) -> list[Record]:
         """Those records of the events topic that may be used."""

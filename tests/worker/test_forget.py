@@ -97,7 +97,7 @@ async def test_a_forgotten_user_is_nowhere_but_in_raw_records_that_nobody_uses(
     assert said["receipt"]["key_id"] == "2025"
     assert said["receipt"]["user"] == UserKeys.read().pseudonym(ZOE.encode()).hex()
     assert [each["topic"] for each in said["remains"]] == [
-        *(names.events, names.recommendations, names.dead_letters, names.changelog)
+        *(names.events, names.recommendations, names.shadow, names.feedback, names.dead_letters, names.changelog)
     ]
 
     deadline_s, raw = time.monotonic() + 120, {names.events, names.recommendations, names.dead_letters}
@@ -153,3 +153,6 @@ def test_a_replay_without_the_secret_of_the_markers_says_so_instead_of_using_wha
     assert not forgotten.covers(b"zoe", "events", 1, 10)
     assert not forgotten.covers(b"zoe", "events", 0, 9)
     assert not forgotten.covers(b"yves", "events", 1, 9)
+    assert forgotten.covers_time("zoe", 0)
+    assert not forgotten.covers_time("zoe", 1)
+    assert not forgotten.covers_time("yves", 0)
