@@ -16,8 +16,6 @@ import hashlib
 import logging
 import operator
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -37,15 +35,10 @@ from stream.wire.items import decode_items
 from stream.wire.messages import Item
 from stream.wire.reasons import Rejected
 
-__all__ = ["UNUSABLE_SNAPSHOT", "Follower", "Refresh", "read_snapshot"]
+__all__ = ["Follower", "Refresh", "read_snapshot"]
 
 logger = logging.getLogger(__name__)
 
-UNUSABLE_SNAPSHOT: Final = (
-    *(ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(NotImplementedError, RuntimeError, MemoryError),  # a version or encryption that zipfile does not know; a size
-)
-"""What reading a damaged snapshot raises."""
 _FETCH_MS: Final = 50
 """While it catches up."""
 _FOLLOW_MS: Final = 100
@@ -278,7 +271,7 @@ class Follower:
             return
         try:
             view, last_digest = read_snapshot(self._snapshot, self.view.spec)
-        except UNUSABLE_SNAPSHOT as error:
+        except ValueError as error:
             logger.warning("the snapshot %s is not used: %s", self._snapshot, error)
             return
         if not begin <= view.offset < end:
@@ -301,11 +294,14 @@ def read_snapshot(source: Path | BinaryIO, spec: StatisticsSpec) -> tuple[ItemSt
     """The statistics of a snapshot, and the digest of the message that they end with.
 
     Raises:
-        UNUSABLE_SNAPSHOT: it is damaged, or holds other statistics.
+        ValueError: it is damaged, or holds other statistics.
     """
-    with np.load(source, allow_pickle=False) as stored:
-        arrays: dict[str, Any] = dict(stored)
-    return ItemStatistics.restore(spec, arrays), bytes(arrays["last_digest"])
+    try:
+        with np.load(source, allow_pickle=False) as stored:
+            arrays: dict[str, Any] = dict(stored)
+        return ItemStatistics.restore(spec, arrays), bytes(arrays["last_digest"])
+    except Exception as error:  # of what damage makes zipfile, zlib, tokenize and NumPy raise there is no list
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _digest(value: bytes | None) -> bytes:

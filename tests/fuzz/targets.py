@@ -232,12 +232,12 @@ def _snapshot_seeds() -> list[bytes]:
 
 
 def _check_snapshot(data: bytes) -> None:
-    """What the worker takes for a snapshot that it cannot use, or statistics that go on counting."""
-    from stream.worker.follower import UNUSABLE_SNAPSHOT, read_snapshot
+    """ValueError, or statistics that go on counting."""
+    from stream.worker.follower import read_snapshot
 
     try:
         view, _ = read_snapshot(io.BytesIO(data), _recommender().spec.statistics)
-    except UNUSABLE_SNAPSHOT:
+    except ValueError:
         return
     view.apply(_activity(_N_GOOD, 1))
     view.refresh()

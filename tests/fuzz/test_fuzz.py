@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from random import Random
 
+import numpy as np
 import pytest
 
+from stream.bundle.parity import read_parity
+from stream.core.features import TensorSpec
+from stream.core.statistics import StatisticsSpec
+from stream.worker.follower import read_snapshot
 from tests.fuzz.mutate import mutated
 from tests.fuzz.targets import TARGETS
 
@@ -28,3 +35,35 @@ def test_what_is_almost_good_is_taken_or_refused_in_order(name: str) -> None:
         target.check(seed)
     for _ in range(N_INPUTS[name]):
         target.check(mutated(seeds, rng))
+
+
+def _archive(header: bytes) -> bytes:
+    """A NumPy archive whose only array has this header."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("in.words.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    return file.getvalue()
+
+
+def _of_another_version() -> bytes:
+    """An archive that says it needs a zip of version 13.2."""
+    file = io.BytesIO()
+    np.savez(file, **{"in.words": np.zeros(3)})
+    content = bytearray(file.getvalue())
+    at = content.index(b"PK\x01\x02")
+    content[at + 6] = 132
+    return bytes(content)
+
+
+FOUND = {
+    "tokenize.TokenError": _archive(b"{'descr': '<f4', 'fortran_order': False, 'shape': ((3,), \n"),
+    "NotImplementedError": _of_another_version(),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_what_fuzzing_has_found_is_an_error_that_callers_expect(what: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_snapshot(io.BytesIO(FOUND[what]), StatisticsSpec())
+    with pytest.raises(ValueError, match="NumPy archive"):
+        read_parity(FOUND[what], {"words": TensorSpec(("B",), "float32")}, {})

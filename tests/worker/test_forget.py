@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import rocksdict
 
-from stream.bundle.load import load_bundle
+from stream.bundle.service import load_service
 from stream.cli.main import main
 from stream.kafka.lookup import administration
 from stream.kafka.settings import KafkaSettings
@@ -113,7 +113,7 @@ async def test_a_forgotten_user_is_nowhere_but_in_raw_records_that_nobody_uses(
         answers = read_published(reader, names.recommendations, forgotten=forgotten)
     assert ZOE not in set(table.table["user_id"])
     assert (table.n_forgotten, answers.n_forgotten) == (7, 5)
-    verdict = verify(cluster.settings, names, answers, [load_bundle(bundle("ranker"))])
+    verdict = verify(cluster.settings, names, answers, [load_service(bundle("ranker"))])
     assert (verdict.identical, verdict.n_forgotten, verdict.n) == (1.0, 5, len(answers.published))
 
     await cluster.send(map(keyed, clicks(ZOE, 2, first=100)))
