@@ -121,7 +121,7 @@ def is_experiment(path: Path) -> bool:
         return True
     try:
         found = msgspec.json.decode(_read(path))
-    except (BundleError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (BundleError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return isinstance(found, dict) and "variants" in found
 
@@ -137,7 +137,7 @@ def read_experiment(file: Path | str) -> Experiment:
     decoder: Any = msgspec.toml if file.suffix == ".toml" else msgspec.json
     try:
         found: Experiment = decoder.decode(content, type=Experiment)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BundleError(file, f"it is no experiment: {error}") from error
     return found
 

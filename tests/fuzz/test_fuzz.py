@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 
+from stream.bundle.errors import BundleError
+from stream.bundle.experiment import is_experiment, read_experiment
 from stream.bundle.parity import read_parity
 from stream.core.features import TensorSpec
 from stream.core.statistics import StatisticsSpec
@@ -67,3 +70,13 @@ def test_what_fuzzing_has_found_is_an_error_that_callers_expect(what: str) -> No
         read_snapshot(io.BytesIO(FOUND[what]), StatisticsSpec())
     with pytest.raises(ValueError, match="NumPy archive"):
         read_parity(FOUND[what], {"words": TensorSpec(("B",), "float32")}, {})
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_an_experiment_that_is_nested_without_end_is_refused(suffix: str, tmp_path: Path) -> None:
+    """Found by fuzzing: RecursionError."""
+    file = tmp_path / f"experiment{suffix}"
+    file.write_text(("name = " if suffix == ".toml" else "") + "[" * 5000)
+    with pytest.raises(BundleError, match="no experiment"):
+        read_experiment(file)
+    is_experiment(file)
