@@ -10,6 +10,8 @@ import rocksdict
 from faust.stores import rocksdb
 from faust.types import TP
 
+from stream.errors import PolytempoError
+
 __all__ = ["RocksStore"]
 
 _N_KEYS: Final = "rocksdb.estimate-num-keys"
@@ -56,7 +58,16 @@ class RocksStore(rocksdb.Store):  # type: ignore[misc]
                 batch.put(key, value)
         if offset is not None:
             batch.put(self.offset_key, str(offset).encode())
-        db, partition = self._db_for_partition(tp.partition), tp.partition
+        try:
+            self._write(tp.partition, batch, logged=logged)
+        except Exception as error:  # rocksdict has no exceptions of its own
+            raise PolytempoError(
+                f"the store in {self.partition_path(tp.partition)} cannot be written: {error}.",
+                "Make room, or delete it: the changelog has every state, and the next start reads it from there.",
+            ) from error
+
+    def _write(self, partition: int, batch: rocksdict.WriteBatch, *, logged: bool) -> None:
+        db = self._db_for_partition(partition)
         if logged:
             if partition in self._unlogged:
                 db.flush()

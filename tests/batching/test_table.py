@@ -14,6 +14,7 @@ import pytest
 from faust.types import TP
 
 from stream.batching import SETTINGS, BatchTable, use_batches
+from stream.errors import PolytempoError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -204,3 +205,19 @@ def test_keys_are_counted_over_all_partitions(table: BatchTable) -> None:
         writes: dict[bytes, bytes | None] = {f"{partition}-{i}".encode(): b"v" for i in range(n)}
         table.settle(partition, table.stage(partition, writes), writes, 0, n - 1)
     assert table.n_keys() == 8
+
+
+def test_a_store_that_cannot_be_written_says_where_and_that_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, above all: the worker ends, and its user is told what to do."""
+    pytest.importorskip("rocksdict")
+    table = new_table(tmp_path, "rocksdb://")
+
+    class Full:
+        def write(self, _batch: object) -> None:
+            raise Exception("IO error: No space left on device")  # noqa: TRY002 - as rocksdict does
+
+    monkeypatch.setattr(type(table.data), "_db_for_partition", lambda *_: Full())
+    with pytest.raises(PolytempoError, match=r"users.*No space left on device.*the changelog has every state"):
+        table.data.write_many(TP("changelog", 0), [(b"k", b"v")], 1)
