@@ -27,7 +27,7 @@ async def corrupt(round_: Round) -> None:
                 raw[len(raw) // 2] ^= 1
                 (broken / "model.onnx").write_bytes(raw)
             elif harm == "manifest":
-                (manifest,) = broken.glob("*.json")
+                manifest = broken / "manifest.json"
                 manifest.write_bytes(manifest.read_bytes()[:100])
             else:
                 shutil.rmtree(broken)

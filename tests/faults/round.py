@@ -151,7 +151,7 @@ async def play(
             }
             if not account.sound:
                 remarks["logs"] = _keep(directory)
-        except (AssertionError, TimeoutError) as error:
+        except Exception as error:
             error.add_note(f"logs in {_keep(directory)}")
             raise
         finally:

@@ -10,10 +10,10 @@ from tests.faults.round import Load, play
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["kill", "zombie", "producers", "clocks"])
+@pytest.mark.parametrize("name", ["kill", "clocks", "model-raises"])
 async def test_every_event_is_accounted_for(kafka: KafkaSettings, name: str) -> None:
     """Answered or a dead letter, states equal byte for byte to an offline rebuild, statistics within rounding."""
-    account, remarks = await play(SCENARIOS[name], kafka, None, seed=100, load=Load(4_000, 1_000))
+    account, remarks = await play(SCENARIOS[name], kafka, None, seed=100, load=Load(3_000, 1_000))
     assert account.sound, (account, remarks)
-    assert account.n_valid > 3_500
-    assert account.n_bad > 50
+    assert account.n_valid > 2_500
+    assert account.n_bad > 30
