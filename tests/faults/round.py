@@ -156,6 +156,7 @@ async def play(
             raise
         finally:
             await cluster.kill_all()
+            await round_.cluster.kill_all()
         return account, remarks
 
 
