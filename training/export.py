@@ -40,6 +40,7 @@ from stream.bundle.manifest import (
     RETRIEVAL,
     RETRIEVAL_PARITY,
     VOCABULARY,
+    Distribution,
     FileEntry,
     Manifest,
     Policy,
@@ -51,6 +52,7 @@ from stream.bundle.manifest import (
 )
 from stream.bundle.parity import Parity, check_parts, difference, take_rows, write_parity
 from stream.bundle.scorer import GRAPH_NAMES, OnnxScorer, check_shapes
+from stream.core.distributions import Binned
 from stream.core.features import FeatureSpec, TensorSpec, menu
 
 __all__ = ["OPSET", "ModuleScorer", "SequenceModel", "example_inputs", "export_module", "served", "write_bundle"]
@@ -259,6 +261,7 @@ def write_bundle(
     metrics: Mapping[str, float] | None = None,
     description: str = "",
     preprocessing: Mapping[str, Any] | None = None,
+    distributions: Mapping[str, Binned] | None = None,
     example: Arrays | None = None,
     replace: bool = False,
     retrieval: SequenceModel | None = None,
@@ -273,6 +276,7 @@ def write_bundle(
         parts: names of what a score is the sum of; they become reasons, such as "scale:minutes".
         example: rows for the golden inputs, at least two; made up when None.
         preprocessing: what the log went through before, for the manifest.
+        distributions: of features and scores over the training window, for the manifest.
         training: what it was trained on; name files without their folders, for it goes wherever the bundle goes.
         replace: whether another bundle in the way may be replaced. The same bundle in the way is left as it is.
         retrieval: a sequence model that goes before `module`, which then may want its query.
@@ -318,6 +322,9 @@ def write_bundle(
             policy=policy,
             training=training,
             preprocessing=msgspec.UNSET if preprocessing is None else dict(preprocessing),
+            distributions=msgspec.UNSET
+            if distributions is None
+            else {name: Distribution(each.edges, each.shares) for name, each in distributions.items()},
             metrics=dict(sorted((metrics or {}).items())),
             files={n: FileEntry.of(content) for n, content in files.items()},
         )

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.features import FeatureSpec, TensorSpec, candidate_feature_names, context_feature_names
+from training.log import Log
 from training.replay import RecordingScorer, Replay
 from training.targets import Targets
 
-__all__ = ["CANDIDATE_INPUTS", "Recorded", "Room", "Rows", "record", "recorded"]
+__all__ = ["CANDIDATE_INPUTS", "Recorded", "Room", "Rows", "Sample", "record", "recorded"]
 
 CANDIDATE_INPUTS: Final = ("candidates", "candidate_features", "context_features")
 """What every ranker is given; what else it asks for comes from a sequence model."""
@@ -62,12 +63,14 @@ class Recorded:
         label: (R,) the target's place among the candidates.
         row: (R,) the target's row in the log.
         n_events: events replayed so far.
+        sampled: the inputs of events that were asked for besides, by name, (S, ...).
     """
 
     inputs: Mapping[str, NDArray[Any]]
     label: NDArray[np.int64]
     row: NDArray[np.int64]
     n_events: int
+    sampled: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def n_candidates(self) -> NDArray[np.int16]:
@@ -76,12 +79,15 @@ class Recorded:
         return n
 
 
-def recorded(replay: Replay, targets: Targets, *, until: int) -> Iterator[Recorded]:
+def recorded(
+    replay: Replay, targets: Targets, *, until: int, also: NDArray[np.bool_] | None = None
+) -> Iterator[Recorded]:
     """Replay on to row `until` of the log; for each batch, the inputs of its targets' recommendations.
 
     Args:
         replay: its recommender has a `RecordingScorer`.
         targets: those whose scored event lies in what is replayed.
+        also: (N,) events of the log whose inputs are wanted besides, whether a target follows or not.
 
     Raises:
         TypeError: the replay's scorer does not record.
@@ -89,17 +95,18 @@ def recorded(replay: Replay, targets: Targets, *, until: int) -> Iterator[Record
     scorer, log = _recorder(replay), replay.log
     target_of = targets.target_of(len(log))
     nothing = np.zeros(0, np.int64)
-    for batch in replay.run(until, target_of >= 0):
+    for batch in replay.run(until, target_of >= 0 if also is None else (target_of >= 0) | also):
         if len(batch.rows) == 0:
             yield Recorded({"candidates": nothing.reshape(0, 1)}, nothing, nothing, batch.stop)
             continue
         target = target_of[batch.rows]
         wanted = replay.view.catalogue.index.lookup(log.key[log.item[target]])
         inputs = scorer.taken()
-        found = (inputs["candidates"] == wanted[:, None]) & (wanted >= 0)[:, None]  # (B, C)
+        found = (inputs["candidates"] == wanted[:, None]) & ((wanted >= 0) & (target >= 0))[:, None]  # (B, C)
         keep = np.flatnonzero(found.any(axis=1))
         kept = {name: column[keep] for name, column in inputs.items()}
-        yield Recorded(kept, found[keep].argmax(axis=1), target[keep], batch.stop)
+        sampled = {} if also is None else {name: column[also[batch.rows]] for name, column in inputs.items()}
+        yield Recorded(kept, found[keep].argmax(axis=1), target[keep], batch.stop, sampled)
 
 
 def record(
@@ -109,6 +116,7 @@ def record(
     *,
     until: int,
     on_progress: Callable[[int], None] | None = None,
+    sample: Sample | None = None,
 ) -> Rows:
     """Replay on to row `until` of the log and keep the inputs of every target's recommendation.
 
@@ -117,18 +125,49 @@ def record(
         targets: those whose scored event lies in what is replayed.
         folder: where the files go; must exist.
         on_progress: called with the number of events replayed so far.
+        sample: of all events, filled on the way.
 
     Raises:
         TypeError: the replay's scorer does not record.
         ValueError: no target was among its candidates.
     """
     room = Room(replay.recommender.spec, _recorder(replay).inputs, len(targets), folder)
-    for part in recorded(replay, targets, until=until):
+    for part in recorded(replay, targets, until=until, also=None if sample is None else sample.events):
+        if sample is not None:
+            sample.add(part.sampled)
         if len(part.row) > 0:
             room.add(part.inputs, part.n_candidates, part.label, part.row)
         if on_progress is not None:
             on_progress(part.n_events)
     return room.rows(len(targets))
+
+
+class Sample:
+    """The inputs of some events, whatever followed them: what the scorer sees, not only what it learns from.
+
+    Args:
+        log: the events.
+        rows: those to draw from.
+        n: about how many.
+        seed: of the draw.
+    """
+
+    def __init__(self, log: Log, rows: slice, n: int = 2000, seed: int = 0) -> None:
+        self.events: NDArray[np.bool_] = np.zeros(len(log), np.bool_)
+        drawn = np.random.default_rng(seed).random(rows.stop - rows.start) < n / max(rows.stop - rows.start, 1)
+        self.events[rows] = drawn & log.happened()[rows]
+        self._parts: list[Mapping[str, NDArray[Any]]] = []
+
+    def add(self, part: Mapping[str, NDArray[Any]]) -> None:
+        """Keep the inputs of a batch."""
+        if len(part) > 0 and len(part["candidates"]) > 0:
+            self._parts.append(part)
+
+    def inputs(self) -> dict[str, NDArray[Any]]:
+        """By name, (S, ...); empty when nothing was drawn."""
+        if not self._parts:
+            return {}
+        return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
 
 
 class Room:

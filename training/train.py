@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from stream.bundle.load import Bundle, load_bundle
 from stream.bundle.manifest import Manifest, TrainingWindow
 from stream.core.catalogue import ItemUpdate
+from stream.core.distributions import Binned
 from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
@@ -37,6 +38,7 @@ from training.config import (
     feature_spec,
     span_ms,
 )
+from training.drift import reference_of
 from training.evaluate import Baselines, Evaluation, evaluate
 from training.export import SequenceModel, served, write_bundle
 from training.fusion import fusion_inputs, sequences_of, slices, train_member, untrained_fusion
@@ -47,7 +49,7 @@ from training.preprocess import preprocess
 from training.preprocess.pipeline import read_events
 from training.replay import RecordingScorer, Replay
 from training.reporter import Quiet, Reporter
-from training.rows import Rows, record
+from training.rows import Rows, Sample, record, recorded
 from training.sequence_models import inputs_of, n_state_of, parts_of
 from training.sequences import pieces
 from training.shards import read_description, read_rows
@@ -233,12 +235,13 @@ def _train_ranker(
     baselines = Baselines(spec, policy.seen)
     recorder = Recommender(spec, RecordingScorer(spec), policy=policy)
     replay = Replay(log, recorder, items=material.items, period_ms=span_ms(config.period), watchers=[baselines])
+    sample = Sample(log, log.between(material.from_ms, material.split_ms), seed=config.seed)
     with tempfile.TemporaryDirectory(prefix="polytempo-rows-") as folder:
         report.stage("replaying", split)
         if made_before is None:
-            rows = record(replay, material.train, Path(folder), until=split, on_progress=report.at)
+            rows = record(replay, material.train, Path(folder), until=split, on_progress=report.at, sample=sample)
         else:  # the replay is still needed: what is judged goes on from its statistics
-            rows = _read(made_before, replay, material, Path(folder), split, report)
+            rows = _read(made_before, replay, material, Path(folder), split, report, sample)
         clock.lap("replay")
         report.stage("training", n_steps(len(rows), model))
         module = fit_ranker(
@@ -265,7 +268,9 @@ def _train_ranker(
     )
     evaluation = _beside_baskets(config, material, judged, evaluation)
     clock.lap("evaluate")
-    manifest = writer.write({**metrics, **evaluation.metrics()})
+    seen = sample.inputs()
+    distributions = reference_of(spec, seen, bundle.scorer.score(seen)["scores"]) if seen else None
+    manifest = writer.write({**metrics, **evaluation.metrics()}, distributions)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
 
 
@@ -437,10 +442,20 @@ def _window(material: Material, command: str) -> TrainingWindow:
     return TrainingWindow(material.from_ms, material.split_ms, rows.stop - rows.start, material.source, command)
 
 
-def _read(made_before: Path, replay: Replay, material: Material, folder: Path, split: int, report: Reporter) -> Rows:
+def _read(
+    made_before: Path,
+    replay: Replay,
+    material: Material,
+    folder: Path,
+    split: int,
+    report: Reporter,
+    sample: Sample,
+) -> Rows:
     """Replay the training range without recording it, and read the rows that were made of it."""
-    for batch in replay.run(split, np.zeros(len(replay.log), np.bool_)):
-        report.at(batch.stop)
+    nobody = Targets(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    for part in recorded(replay, nobody, until=split, also=sample.events):
+        sample.add(part.sampled)
+        report.at(part.n_events)
     inputs = replay.recommender.scorer.inputs
     return read_rows(made_before, folder, inputs=inputs, from_ms=material.from_ms, until_ms=material.split_ms)
 
@@ -486,11 +501,12 @@ class _Writer:
             self._write(Path(folder) / "draft", {})
             return load_bundle(Path(folder) / "draft")
 
-    def write(self, metrics: dict[str, float]) -> Manifest:
+    def write(self, metrics: dict[str, float], distributions: dict[str, Binned] | None = None) -> Manifest:
         """The bundle where the configuration wants it."""
-        return self._write(Path(self.config.bundle.path), {name: round(value, 5) for name, value in metrics.items()})
+        figures = {name: round(value, 5) for name, value in metrics.items()}
+        return self._write(Path(self.config.bundle.path), figures, distributions)
 
-    def _write(self, path: Path, metrics: dict[str, float]) -> Manifest:
+    def _write(self, path: Path, metrics: dict[str, float], distributions: dict[str, Binned] | None = None) -> Manifest:
         output, material = self.config.bundle, self.material
         return write_bundle(
             path,
@@ -508,6 +524,7 @@ class _Writer:
             metrics=metrics,
             description=output.description,
             preprocessing=material.preprocessing,
+            distributions=distributions,
             example=self.example,
             replace=self.replace,
             retrieval=self.retrieval,

@@ -27,6 +27,7 @@ __all__ = [
     "RETRIEVAL",
     "RETRIEVAL_PARITY",
     "VOCABULARY",
+    "Distribution",
     "FileEntry",
     "Manifest",
     "Policy",
@@ -108,6 +109,17 @@ class TrainingWindow(Struct, frozen=True, forbid_unknown_fields=True):
     command: str
 
 
+class Distribution(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a feature or the score was distributed: rising upper bounds of bins, and one share more than bounds."""
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != len(self.edges) + 1 or list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("edges of a distribution rise, and there is one share more than edges")
+
+
 class FileEntry(Struct, frozen=True, forbid_unknown_fields=True, rename={"n_bytes": "bytes"}):
     """One file of the bundle: its SHA-256 in hex and its length."""
 
@@ -167,6 +179,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         n_vocabulary: strings in the vocabulary.
         preprocessing: steps that the training log went through, if any, with the numbers fitted. What touches
             live events is in `features` too, and is applied from there.
+        distributions: of features and scores over a sample of all events of the training window, see
+            `stream.core.distributions`; what is seen later is held against them.
         metrics: what was measured when it was trained, by name, such as "news/hr@10".
         files: the other files of the folder, by name.
         seal: SHA-256 of the text with this field empty.
@@ -191,6 +205,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     policy: Policy = Policy()
     training: TrainingWindow
     preprocessing: dict[str, Any] | UnsetType = UNSET
+    distributions: dict[str, Distribution] | UnsetType = UNSET
     metrics: dict[str, float] = {}
     files: dict[str, FileEntry]
     seal: str = ""

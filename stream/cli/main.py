@@ -77,6 +77,7 @@ COMMANDS: Final = (
     Command("compare", MODELS, "Compare sequence models and baselines on a log."),
     Command("bundle", MODELS, "Inspect and verify a bundle."),
     Command("backtest", MODELS, "Replay a range of a topic or a log through bundles and baselines."),
+    Command("drift", MODELS, "Hold features and scores against those of a bundle's training window."),
     Command("verify", MODELS, "Hold live recommendations against a replay of their inputs."),
     Command("feedback", RUN, "Join what users do to the recommendations that caused it."),
     Command("offpolicy", MODELS, "Estimate another bundle's outcomes from lists that were drawn."),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from stream.bundle.load import load_bundle
@@ -19,7 +22,9 @@ from training.backtest.judged import Judged, judged_targets
 from training.backtest.material import material_of
 from training.backtest.run import Conditions
 from training.config import Config, Data, Features, Output, RankerTraining, RecurrentTraining, Window
+from training.drift import Drift, drift_of, references_of
 from training.listwise import Ensemble
+from training.log import Log, item_updates
 from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 from training.replay import Replay
 from training.rowmaking import Recipe, make_rows
@@ -191,3 +196,43 @@ def test_an_event_without_candidates_has_scores_all_the_same() -> None:
     with torch.no_grad():
         _, scores = model(torch.full((2, 5), -1), torch.zeros(2, 5, 6), torch.zeros(2, 4))
     assert (scores == PADDING_SCORE).all()
+
+
+# ---- drift ----------------------------------------------------------------------------------------------------------
+
+
+def looked_at(trained: Trained, events: pl.DataFrame) -> list[Drift]:
+    bundle = load_bundle(trained.path)
+    log = Log.of(events, bundle.features.types, bundle.features.statistics.segment_fields)
+    from_ms = bundle.manifest.training.from_ms + 12 * 3_600_000  # before it statistics are only filling
+    return drift_of(bundle, log, item_updates(shop().items), from_ms=from_ms, window_ms=2**40, period_ms=600_000)
+
+
+def test_the_events_of_training_are_no_drift(trained: Trained) -> None:
+    training = load_bundle(trained.path).manifest.training
+    (window,) = looked_at(trained, shop().events.filter(pl.col("ts_ms") < training.to_ms))
+    assert window.n_events > 500
+    assert window.index["score"] < 0.1
+    assert window.verdict != "changed", window.worst
+
+
+def test_events_of_another_kind_are_drift(trained: Trained) -> None:
+    """From the training's end on every user looks at a few items only."""
+    training = load_bundle(trained.path).manifest.training
+    events = shop().events
+    few = events["item_id"].unique().sort().head(3).to_list()
+    here = pl.col("ts_ms") >= training.from_ms + 12 * 3_600_000
+    changed = events.with_columns(
+        item_id=pl.when(here).then(pl.lit(few[0])).otherwise(pl.col("item_id")), device=pl.lit("fridge")
+    )
+    (window,) = looked_at(trained, changed)
+    assert window.verdict == "changed"
+    assert window.worst[1] > 1
+
+
+def test_a_bundle_that_does_not_know_its_training_says_so(trained: Trained) -> None:
+    bundle = load_bundle(trained.path)
+    assert "score" in references_of(bundle)
+    old = dataclasses.replace(bundle, manifest=replace(bundle.manifest, distributions=UNSET))
+    with pytest.raises(PolytempoError, match="does not say what it was trained on"):
+        references_of(old)
