@@ -48,7 +48,7 @@ def read_channel(file: Path) -> Channel:
         )
     try:
         return msgspec.json.decode(content, type=Channel)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(file, f"it is not a channel: {error}") from error
 
 

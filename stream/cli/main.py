@@ -69,6 +69,7 @@ COMMANDS: Final = (
     Command("produce", DATA, "Send a Parquet, CSV or JSON-lines file as events."),
     Command("simulate", DATA, "Write or send the events of a simulated shop."),
     Command("forget", DATA, "Erase a user, and say what remains where until when."),
+    Command("rekey", DATA, "Carry users' states over to a new secret of their pseudonyms."),
     Command("schema", DATA, "Print the messages' contract as JSON Schema or AsyncAPI."),
     Command("prepare", DATA, "Clean a raw log as a configuration says, and account for every row."),
     Command("rows", MODELS, "Write rows to train on from a topic or a log, and check that none knew the future."),

@@ -118,7 +118,42 @@ class UserKeys:
             raise KeyError(name)
         return self._onwards(pseudonym, self._number[name], len(self._keys))
 
+    def stored(self, user: bytes, name: str | None = None) -> bytes:
+        """The key under which a user's state is stored: the id itself without a key, else one that names its secret.
+
+        Ids hold no NUL, so the two are never taken for each other.
+
+        Raises:
+            KeyError: there is no such key.
+        """
+        name = self.current if name is None else name
+        return user if not name else _stored(name, self.pseudonym(user, name))
+
+    def earlier(self, user: bytes) -> list[bytes]:
+        """The keys under which a state may still be stored, the newest first."""
+        return [self.stored(user, name) for name in reversed(self.names[:-1])]
+
+    def carried(self, stored: bytes) -> bytes:
+        """The newest key of the state that is stored under this one.
+
+        Raises:
+            PolytempoError: its secret is not there.
+        """
+        if not stored.startswith(b"\0"):
+            return self.stored(stored)
+        name, pseudonym = stored[1:-PSEUDONYM_BYTES].rstrip(b"\0").decode(), stored[-PSEUDONYM_BYTES:]
+        if name not in self._number:
+            raise PolytempoError(
+                f"states are stored under the user key {name!r}, which is not known here.",
+                f"Set {KEYS_VARIABLE} or {KEYS_VARIABLE}_FILE with all keys so far, the oldest first.",
+            )
+        return _stored(self.current, self.renewed(pseudonym, name))
+
     def _onwards(self, digest: bytes, first: int, last: int) -> bytes:
         for key in self._keys[first:last]:
             digest = blake2b(digest, digest_size=PSEUDONYM_BYTES, key=key.secret, person=_PERSON).digest()
         return digest
+
+
+def _stored(name: str, pseudonym: bytes) -> bytes:
+    return b"\0" + name.encode() + b"\0" + pseudonym

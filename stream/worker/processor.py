@@ -226,7 +226,9 @@ class Processor:
         if not parts:
             return outputs
         keys = [[user_id.encode() for user_id in part.batch.users] for part in parts]
-        stored = [raw for place, of in zip(places, keys, strict=True) for raw in batches[place].load(of)]
+        at, stored = keys, [raw for place, of in zip(places, keys, strict=True) for raw in batches[place].load(of)]
+        if self._user_keys.current:
+            at, stored = self._load(keys, places, batches, outputs)
         states = decode_states(self._arms.state_spec, stored)
         stepped, failing = self._step(states, parts)
         folded = stepped.folded
@@ -238,7 +240,7 @@ class Processor:
         user = 0
         for number, place in enumerate(places):
             output = outputs[place]
-            for key in keys[number]:
+            for key in at[number]:
                 if changed[user]:
                     output.writes[key] = None if erased[user] else raw[user * n_bytes : (user + 1) * n_bytes]
                 user += 1
@@ -291,6 +293,34 @@ class Processor:
         letter = dead_letter(rejected, fetched.topic, fetched.partition)
         output.dead_letters.append((letter_key(fetched.topic, fetched.partition, rejected), letter))
         self.counters.count_dead_letter(rejected.reason.value)
+
+    def _load(
+        self,
+        users: Sequence[Sequence[bytes]],
+        places: Sequence[int],
+        batches: Sequence[Fetched],
+        outputs: Sequence[Output],
+    ) -> tuple[list[list[bytes]], list[bytes | None]]:
+        """The keys of users' states, by part, and the states: under earlier keys where the newest has none.
+
+        What is found under an earlier key moves: it is written under the newest, and erased where it was.
+        """
+        keys, at, stored = self._user_keys, [], []
+        for place, of in zip(places, users, strict=True):
+            load, now = batches[place].load, list(map(keys.stored, of))
+            found = list(load(now))
+            for row, raw in enumerate(found):
+                if raw is not None:
+                    continue
+                earlier = keys.earlier(of[row])
+                for key, old in zip(earlier, load(earlier), strict=True):
+                    if old is not None:
+                        found[row] = outputs[place].writes[now[row]] = old
+                        outputs[place].writes[key] = None
+                        break
+            at.append(now)
+            stored += found
+        return at, stored
 
     def _receipts(
         self, parts: Sequence[Part], places: Sequence[int], folded: Folded, batches: Sequence[Fetched]

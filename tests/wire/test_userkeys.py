@@ -53,3 +53,15 @@ def test_two_keys_of_one_name_and_two_sources_are_refused() -> None:
 
 def test_no_repr_shows_a_secret() -> None:
     assert "aaaa" not in repr(A) + repr(UserKeys([A]))
+
+
+@given(st.binary(min_size=1, max_size=60).filter(lambda user: b"\0" not in user))
+def test_a_stored_key_is_carried_over_from_whatever_it_was_made_with(user: bytes) -> None:
+    none, before, after = UserKeys(), UserKeys([A]), UserKeys([A, B])
+    assert none.stored(user) == user
+    for keys in (none, before, after):
+        assert after.carried(keys.stored(user)) == after.stored(user)
+    assert after.earlier(user) == [before.stored(user), user]
+    assert len(user) < 3 or user not in after.stored(user)
+    with pytest.raises(PolytempoError, match="'b'"):
+        before.carried(after.stored(user))
