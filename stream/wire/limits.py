@@ -1,4 +1,17 @@
-"""How large, how long and how far off in time a message may be."""
+"""How large, how long and how far off in time a message may be.
+
+What else is read from outside has its bound where it is read:
+
+    value on `events`, `items`      `Limits.max_bytes`, before it is parsed; ids, context and attributes: `Limits`
+    key                             on `events` it must be the user's id, on `items` it is the item's: `max_id_chars`
+    headers                         not read
+    `item-activity`, changelog      4 MiB, the topics' own `max.message.bytes`; lengths inside are checked against it
+    bundle                          each file, before it is read: `stream.bundle.load.MAX_BYTES`
+    golden inputs                   256 MiB unpacked, 4,096 rows: `stream.bundle.parity`
+    channel, experiment             64 KiB: `stream.bundle.channel.MAX_CHANNEL_BYTES`
+    HTTP                            a body of 1 KiB, of which nothing is read: `stream.operations.http`
+    snapshots, stores               a worker's own files: whoever writes there may as well write the program
+"""
 
 from __future__ import annotations
 
