@@ -69,7 +69,7 @@ def from_a_hot_user(n_users: int, seed: int) -> Iterator[KeyAndValue]:
                 event = json.loads(value or b"")
             except ValueError:
                 event = None
-            if isinstance(event, dict) and event.get("item_id") and event.get("user_id", "").startswith("user-"):
+            if isinstance(event, dict) and event.get("item_id") and str(event.get("user_id")).startswith("user-"):
                 yield keyed({**event, "user_id": "user-hot"})
                 continue
         yield key, value
