@@ -264,6 +264,7 @@ class SequenceTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         weight_decay: of AdamW, on matrices.
         patience: epochs without a better figure on the later slice before training ends; 0 trains to the end.
         hold_back: share of the training window's events, its last ones, that this figure is measured on.
+        bf16: products in half width, for devices with units for them; weights, sums and the loss stay in single.
     """
 
     d: Positive = 64
@@ -277,6 +278,7 @@ class SequenceTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     patience: Annotated[int, Meta(ge=0)] = 4
     hold_back: Annotated[float, Meta(gt=0, lt=0.5)] = 0.1
+    bf16: bool = False
 
 
 class MovingAverageTraining(SequenceTraining, frozen=True, tag="moving_average"):

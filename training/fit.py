@@ -4,11 +4,17 @@ What a run depends on is its configuration, its data and its seed. Randomness co
 checkpoint keeps, and from the order of batches, which follows from seed and epoch: a run that was killed and resumed
 ends with the same bits as one that was not. A checkpoint holds tensors, numbers and strings only, and is read with
 PyTorch's restricted loader: it cannot run code.
+
+Several processes share each batch (`training.processes`). What they come to is what one process comes to, up to the
+rounding of sums, where nothing is drawn by chance (dropout, horizons); a checkpoint of n processes is gone on from by
+any number of them.
 """
 
 from __future__ import annotations
 
 import copy
+import io
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,9 +27,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from training.processes import ALONE, Processes
 from training.sequences import SequenceBatch
 
-__all__ = ["Checkpoint", "FitConfig", "Fitted", "fit"]
+__all__ = ["Checkpoint", "FitConfig", "Fitted", "Journal", "fit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,18 @@ class Batches(Protocol):
         ...
 
 
+class Journal(Protocol):
+    """Where a training notes down what it sees."""
+
+    def step(self, n_steps: int, *, loss: float, rate: float, gradient: float) -> None:
+        """After a step: its loss, the learning rate that it was taken with, the gradient's norm before clipping."""
+        ...
+
+    def epoch(self, n_steps: int, *, loss: float, figure: float | None) -> None:
+        """After an epoch: its mean loss, and the later slice's figure if there is one."""
+        ...
+
+
 def fit(
     model: nn.Module,
     batches: Batches,
@@ -97,6 +116,8 @@ def fit(
     checkpoint: Checkpoint | None = None,
     show: bool = False,
     on_step: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
+    journal: Journal | None = None,
 ) -> Fitted:
     """Train `model` in place, on the device where it is.
 
@@ -107,6 +128,9 @@ def fit(
         checkpoint: read before the first step if it exists, and written on the way.
         show: whether a bar shows loss, rate and time left.
         on_step: called after each step with the number of steps taken.
+        processes: those that share each batch; `loss` is then of this process's rows, see `Processes.of_all`. Only the
+            first judges epochs and writes checkpoints.
+        journal: told of each step and epoch.
 
     Raises:
         ValueError: the checkpoint is of another configuration or of other weights, or the loss is not finite.
@@ -119,27 +143,32 @@ def fit(
     n_total = config.n_epochs * n_per_epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=n_total + 1)
     torch.manual_seed(config.seed)
-    run = _Run(model, optimizer, schedule, config, n_total)
-    if checkpoint is not None and checkpoint.path.exists():
-        run.load(checkpoint.path)
+    run = _Run(model, optimizer, schedule, config, n_total, processes, journal)
+    processes.same_weights(model)
+    if checkpoint is not None:
+        content = processes.content(lambda: checkpoint.path.read_bytes() if checkpoint.path.exists() else None)
+        if content is not None:
+            run.load(checkpoint.path, content)
+    keep = checkpoint if processes.rank == 0 else None
     with _bar(show) as bar:
         task = bar.add_task("training", total=n_total, completed=run.done.n_steps, loss=float("nan"), rate=0.0)
         while run.epoch < config.n_epochs and not run.stopped:
             model.train()
             for batch in islice(batches(run.epoch), run.n_in_epoch, None):
+                processes.seed(config.seed, run.done.n_steps)
                 with _autocast(device, wanted=config.bf16):
-                    value = loss(batch.to(device))
+                    value = loss(processes.share(batch).to(device))
                 run.step(value)
                 bar.update(task, advance=1, loss=run.total / run.n_in_epoch, rate=bar.tasks[0].speed or 0.0)
-                if checkpoint is not None and run.done.n_steps % checkpoint.every == 0:
-                    run.save(checkpoint)
+                if keep is not None and run.done.n_steps % keep.every == 0:
+                    run.save(keep)
                 if on_step is not None:
                     on_step(run.done.n_steps)
             model.eval()
             with torch.no_grad():
-                run.end_epoch(None if evaluate is None else evaluate())
-            if checkpoint is not None:
-                run.save(checkpoint)
+                run.end_epoch(None if evaluate is None else processes.figure(evaluate))
+            if keep is not None:
+                run.save(keep)
     run.restore_best()
     model.eval()
     return run.done
@@ -155,7 +184,10 @@ class _Run:
         schedule: torch.optim.lr_scheduler.OneCycleLR,
         config: FitConfig,
         n_total: int,
+        processes: Processes,
+        journal: Journal | None,
     ) -> None:
+        self.processes, self.journal = processes, journal
         self.model, self.optimizer, self.schedule, self.config = model, optimizer, schedule, config
         self.n_total = n_total
         self.epoch, self.n_in_epoch, self.total = 0, 0, 0.0
@@ -164,23 +196,29 @@ class _Run:
         self.best: dict[str, Tensor] = {}
 
     def step(self, loss: Tensor) -> None:
-        """One step down the gradient of `loss`."""
-        if not torch.isfinite(loss):
-            raise ValueError(f"the loss is {loss.item()} at step {self.done.n_steps + 1}: try a lower learning rate")
+        """One step down the gradient of `loss`, summed over the processes."""
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        value = self.processes.add_up(self.model, loss).item()
+        if not math.isfinite(value):
+            raise ValueError(f"the loss is {value} at step {self.done.n_steps + 1}: try a lower learning rate")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
         self.done.n_steps += 1
         self.n_in_epoch += 1
-        self.total += loss.item()
+        self.total += value
+        if self.journal is not None:
+            self.journal.step(self.done.n_steps, loss=value, rate=float(rate), gradient=norm.item())
 
     def end_epoch(self, figure: float | None) -> None:
         """Note the epoch down, keep its weights if it was the best, and decide whether to go on."""
         done = self.done
         done.losses.append(self.total / max(1, self.n_in_epoch))
         self.epoch, self.n_in_epoch, self.total = self.epoch + 1, 0, 0.0
+        if self.journal is not None:
+            self.journal.epoch(done.n_steps, loss=done.losses[-1], figure=figure)
         if figure is None:
             done.best_epoch = self.epoch
             return
@@ -218,9 +256,9 @@ class _Run:
             os.fsync(opened.fileno())
         aside.replace(path)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    def load(self, path: Path, stored: bytes) -> None:
+        """Go on from what the checkpoint at `path` holds."""
+        content = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
         if content["config"] != asdict(self.config) or content["n_total"] != self.n_total:
             raise ValueError(
                 f"{path} is of another run: {content['config']} with {content['n_total']} steps, "

@@ -65,8 +65,12 @@ def slices(log: Log, targets: Targets, from_ms: int, split_ms: int, share: float
     return window, targets.where((targets.scored >= window.stop) & (targets.row < split))
 
 
-def sequences_of(log: Log, spec: FeatureSpec, window: slice, n_items: int) -> UserSequences:
-    """Users' events in these rows of the log, over the most common items there."""
+def sequences_of(log: Log, spec: FeatureSpec, window: slice, n_items: int, known: Sequence[str] = ()) -> UserSequences:
+    """Users' events in these rows of the log, over the most common items there.
+
+    Args:
+        known: items that have a place behind them as far as there is room: those of a vocabulary that grows.
+    """
     rows = window.start + np.flatnonzero(log.happened()[window])
     counts = np.bincount(log.item[rows], minlength=len(log.item_ids))
     common = np.argsort(-counts, kind="stable")[:n_items]
@@ -75,9 +79,12 @@ def sequences_of(log: Log, spec: FeatureSpec, window: slice, n_items: int) -> Us
     index[common] = np.arange(1, len(common) + 1)
     rows = rows[np.argsort(log.user[rows], kind="stable")]
     values = spec.values.transform(log.value[rows], log.kind[rows])
+    vocabulary = [log.item_ids[number] for number in common.tolist()]
+    there = set(vocabulary)
+    vocabulary += [item for item in known if item not in there][: n_items - len(vocabulary)]
     return UserSequences(
         user_ids=log.user_ids,
-        vocabulary=[log.item_ids[number] for number in common.tolist()],
+        vocabulary=vocabulary,
         start=np.searchsorted(log.user[rows], np.arange(len(log.user_ids) + 1)),
         item=index[log.item[rows]],
         kind=log.kind[rows].astype(np.int64),

@@ -17,6 +17,7 @@ from training.config import RankerTraining
 from training.nets.fusion import Fusion
 from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 from training.rows import Rows
+from training.warm import Start
 
 __all__ = ["Ensemble", "fit_fusion", "fit_ranker", "fusion_scores", "n_steps"]
 
@@ -46,17 +47,25 @@ def n_steps(rows: int, training: RankerTraining) -> int:
 
 
 def fit_ranker(
-    rows: Rows, training: RankerTraining, *, seed: int = 0, on_step: Callable[[int, float], None] | None = None
+    rows: Rows,
+    training: RankerTraining,
+    *,
+    seed: int = 0,
+    on_step: Callable[[int, float], None] | None = None,
+    start: Start | None = None,
 ) -> nn.Module:
     """A ranker, or an ensemble of them, in evaluation mode.
 
     Args:
         on_step: called after each step with its number from 1, over all members, and the loss in nats a target.
+        start: weights to begin with, and the standardisation that they were learnt under.
     """
     members: list[Ranker] = []
     for number in range(training.members):
         done = number * n_steps(len(rows), training) // training.members
-        members.append(_fit(rows, training, seed + number, done, on_step))
+        prefix = "" if training.members == 1 else f"members.{number}."
+        own = None if start is None else start.below(prefix)
+        members.append(_fit(rows, training, seed + number, done, on_step, own))
     return members[0].eval() if len(members) == 1 else Ensemble(members).eval()
 
 
@@ -94,7 +103,12 @@ def _fusion_scores(rows: Rows, model: Fusion, index: NDArray[np.intp]) -> tuple[
 
 
 def _fit(
-    rows: Rows, training: RankerTraining, seed: int, n_done: int, on_step: Callable[[int, float], None] | None
+    rows: Rows,
+    training: RankerTraining,
+    seed: int,
+    n_done: int,
+    on_step: Callable[[int, float], None] | None,
+    start: Start | None,
 ) -> Ranker:
     torch.manual_seed(seed)
     _, _, n_features = rows.candidate_features.shape
@@ -105,6 +119,8 @@ def _fit(
     )
     there, features, context, _ = _batch(rows, _sample(rows))
     model.standardise(features[there], context)
+    if start is not None:
+        start.give(model)
 
     def scores(of: Ranker, index: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
         there, features, context, label = _batch(rows, index)

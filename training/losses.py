@@ -51,6 +51,12 @@ class _FullCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, items: Tensor, bias: Tensor, target: Tensor, n_rows: int) -> Tensor:
+        # Scores of a whole catalogue in half precision would tie: none of what follows is to be rounded.
+        with torch.autocast(query.device.type, enabled=False):
+            return _FullCrossEntropy._forward(ctx, query, items, bias, target, n_rows)
+
+    @staticmethod
+    def _forward(ctx: Any, query: Tensor, items: Tensor, bias: Tensor, target: Tensor, n_rows: int) -> Tensor:
         wide, table, offset = query.float(), items.float(), bias.float()
         wanted = any(ctx.needs_input_grad)
         total: Tensor = torch.zeros((), dtype=torch.float32, device=query.device)

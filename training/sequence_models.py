@@ -23,7 +23,17 @@ from training.nets.tempo import Tempo, TempoConfig
 from training.nets.transformer import Transformer, TransformerConfig
 from training.sequences import HORIZONS_MS, SequenceBatch, UserSequences, batches
 
-__all__ = ["KINDS", "SequenceModel", "batches_for", "build", "fit_config", "inputs_of", "n_state_of", "parts_of"]
+__all__ = [
+    "KINDS",
+    "SequenceModel",
+    "batches_for",
+    "build",
+    "fit_config",
+    "inputs_of",
+    "item_tables",
+    "n_state_of",
+    "parts_of",
+]
 
 KINDS: Final[dict[str, type[SequenceTraining]]] = {
     "moving_average": MovingAverageTraining,
@@ -99,6 +109,12 @@ def build(
     return found
 
 
+def item_tables(model: SequenceTraining, *, n_history: int, scales: Sequence[WindowSpec]) -> frozenset[str]:
+    """Names of the weights that have a row for each item: those that another vocabulary makes longer."""
+    few, more = (build(model, n, n_history=n_history, scales=scales).state_dict() for n in (1, 2))
+    return frozenset(name for name, tensor in few.items() if tensor.shape != more[name].shape)
+
+
 def inputs_of(model: SequenceTraining) -> tuple[str, ...]:
     """What it is served, by name from the menu of features."""
     if isinstance(model, MovingAverageTraining):
@@ -126,6 +142,7 @@ def fit_config(model: SequenceTraining, seed: int, *, patience: bool = True) -> 
         weight_decay=model.weight_decay,
         seed=seed,
         patience=model.patience if patience and model.patience > 0 else None,
+        bf16=model.bf16,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import replace as with_fields
 from pathlib import Path
@@ -41,22 +41,25 @@ from training.config import (
 from training.drift import reference_of
 from training.evaluate import Baselines, Evaluation, evaluate
 from training.export import SequenceModel, served, write_bundle
+from training.fit import Journal
 from training.fusion import fusion_inputs, sequences_of, slices, train_member, untrained_fusion
 from training.listwise import fit_fusion, fit_ranker, n_steps
 from training.log import Log, item_updates
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
 from training.preprocess import preprocess
 from training.preprocess.pipeline import read_events
+from training.processes import ALONE, Processes
 from training.replay import RecordingScorer, Replay
 from training.reporter import Quiet, Reporter
 from training.rows import Rows, Sample, record, recorded
 from training.sequence_models import inputs_of, n_state_of, parts_of
-from training.sequences import pieces
+from training.sequences import UserSequences, pieces
 from training.shards import read_description, read_rows
 from training.targets import Targets, find_targets, sampled
 from training.train_sequences import learn, spec_for
+from training.warm import Start, keep_weights
 
-__all__ = ["Material", "Trained", "evaluate_bundle", "prepare", "train"]
+__all__ = ["Material", "Trained", "assist", "evaluate_bundle", "prepare", "train"]
 
 _EXAMPLES = 12
 _CANDIDATE_INPUTS = ("candidates", "candidate_features", "context_features")
@@ -167,6 +170,9 @@ def train(
     replace: bool = True,
     checkpoint: Path | None = None,
     rows: Path | None = None,
+    processes: Processes = ALONE,
+    journal: Journal | None = None,
+    start: Start | None = None,
 ) -> Trained:
     """Do what a configuration says; writes the bundle.
 
@@ -174,30 +180,58 @@ def train(
         command: what the bundle's manifest gives as the way to make it again.
         tables: see `prepare`.
         replace: whether another bundle at the output path may be replaced.
-        checkpoint: of a sequence model, see `training.train_sequences.learn`.
+        checkpoint, processes, journal: of a sequence model, see `training.train_sequences.learn`. With several
+            processes this is what the first one does, `assist` what the others do.
         rows: of a ranker: what it is fitted to, instead of recording it; see `prepare`.
+        start: weights of a bundle before, to begin a ranker or a sequence model with.
 
     Raises:
         PolytempoError: see `prepare`.
         BundleError: the bundle cannot be written where it should be.
     """
     report = report or Quiet()
-    if checkpoint is not None and not isinstance(config.model, SequenceTraining):
-        raise PolytempoError("checkpoints are kept of sequence models.", "Leave --checkpoint out.")
     if rows is not None and not isinstance(config.model, RankerTraining):
         raise PolytempoError("rows are what a ranker is fitted to.", "Leave --rows out: other models read the log.")
+    if not isinstance(config.model, SequenceTraining):
+        _refuse("checkpoints are kept", "Leave --checkpoint out.", asked=checkpoint is not None)
+        _refuse("logs for TensorBoard are written", "Leave --tensorboard out.", asked=journal is not None)
+        _refuse("a training by several processes is there", "Leave torchrun out.", asked=processes.n > 1)
     torch.set_num_threads(config.threads)
     clock = _Clock()
     report.stage("reading the log", 1)
     material = prepare(config, tables, rows)
     clock.lap("read")
     if isinstance(config.model, RankerTraining):
-        return _train_ranker(config, config.model, material, command, report, clock, replace, rows)
+        return _train_ranker(config, config.model, material, command, report, clock, replace, rows, start)
     if isinstance(config.model, FusionTraining):
         return _train_fusion(config, config.model, material, command, report, clock, replace)
     if isinstance(config.model, SequenceTraining):
-        return _train_sequence(config, config.model, material, command, report, clock, replace, checkpoint)
+        return _train_sequence(
+            config, config.model, material, command, report, clock, replace, checkpoint, processes, journal, start
+        )
     return _train_recurrent(config, config.model, material, command, report, clock, replace)
+
+
+def assist(
+    config: Config,
+    processes: Processes,
+    *,
+    tables: tuple[pl.DataFrame, pl.DataFrame | None] | None = None,
+    checkpoint: Path | None = None,
+) -> None:
+    """Train along with the process that calls `train` with the same arguments, and leave the bundle to it.
+
+    Raises:
+        PolytempoError: see `train`.
+    """
+    if not isinstance(config.model, SequenceTraining):
+        _refuse("a training by several processes is there", "Leave torchrun out.", asked=True)
+        return
+    torch.set_num_threads(config.threads)
+    material = prepare(config, tables)
+    spec, sequences = _sequences(config.model, material)
+    window = _window(material, "")
+    learn(config, config.model, sequences, spec, window=window, checkpoint=checkpoint, processes=processes)
 
 
 def evaluate_bundle(
@@ -228,6 +262,7 @@ def _train_ranker(
     clock: _Clock,
     replace: bool,
     made_before: Path | None,
+    start: Start | None,
 ) -> Trained:
     spec, log = material.spec, material.log
     split = log.between(0, material.split_ms).stop
@@ -245,7 +280,11 @@ def _train_ranker(
         clock.lap("replay")
         report.stage("training", n_steps(len(rows), model))
         module = fit_ranker(
-            rows, model, seed=config.seed, on_step=lambda step, loss: report.at(step, f"loss {loss:.3f}")
+            rows,
+            model,
+            seed=config.seed,
+            on_step=lambda step, loss: report.at(step, f"loss {loss:.3f}"),
+            start=start,
         )
         clock.lap("fit")
         example = _examples(rows)
@@ -271,6 +310,7 @@ def _train_ranker(
     seen = sample.inputs()
     distributions = reference_of(spec, seen, bundle.scorer.score(seen)["scores"]) if seen else None
     manifest = writer.write({**metrics, **evaluation.metrics()}, distributions)
+    keep_weights(Path(config.bundle.path), manifest, module)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
 
 
@@ -392,14 +432,23 @@ def _train_sequence(
     clock: _Clock,
     replace: bool,
     checkpoint: Path | None,
+    processes: Processes,
+    journal: Journal | None,
+    start: Start | None,
 ) -> Trained:
-    spec = spec_for(model, material.spec)
+    spec, sequences = _sequences(model, material, () if start is None else start.vocabulary)
     material = with_fields(material, spec=spec)
-    window = material.log.between(material.from_ms, material.split_ms)
-    sequences = sequences_of(material.log, spec, window, model.n_items)
-    steps = _Steps(report)
     learnt = learn(
-        config, model, sequences, spec, window=_window(material, command), checkpoint=checkpoint, on_step=steps
+        config,
+        model,
+        sequences,
+        spec,
+        window=_window(material, command),
+        checkpoint=checkpoint,
+        on_step=_Steps(report),
+        processes=processes,
+        journal=journal,
+        start=start,
     )
     clock.lap("fit")
     module = learnt.module
@@ -420,7 +469,22 @@ def _train_sequence(
     evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
     clock.lap("evaluate")
     manifest = writer.write({"n_rows": float(len(sequences)), **learnt.metrics(), **evaluation.metrics()})
+    keep_weights(Path(config.bundle.path), manifest, module, sequences.vocabulary)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
+
+
+def _sequences(
+    model: SequenceTraining, material: Material, known: Sequence[str] = ()
+) -> tuple[FeatureSpec, UserSequences]:
+    """The features of a sequence model, and the histories of the training window."""
+    spec = spec_for(model, material.spec)
+    window = material.log.between(material.from_ms, material.split_ms)
+    return spec, sequences_of(material.log, spec, window, model.n_items, known)
+
+
+def _refuse(what: str, hint: str, *, asked: bool) -> None:
+    if asked:
+        raise PolytempoError(f"{what} for sequence models only.", hint)
 
 
 class _Steps:

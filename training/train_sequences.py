@@ -29,11 +29,22 @@ from training.compare.models import N_HISTORY, score_with
 from training.compare.task import inner, look
 from training.config import Config, SequenceTraining
 from training.export import write_bundle
-from training.fit import Checkpoint, Fitted, fit
+from training.fit import Checkpoint, Fitted, Journal, fit
 from training.losses import full_cross_entropy
 from training.metrics import ndcg
-from training.sequence_models import SequenceModel, batches_for, build, fit_config, inputs_of, n_state_of, parts_of
+from training.processes import ALONE, Processes
+from training.sequence_models import (
+    SequenceModel,
+    batches_for,
+    build,
+    fit_config,
+    inputs_of,
+    item_tables,
+    n_state_of,
+    parts_of,
+)
 from training.sequences import UserSequences
+from training.warm import Start
 
 __all__ = ["Learnt", "export_checkpoint", "learn", "spec_for"]
 
@@ -82,13 +93,19 @@ def learn(
     window: TrainingWindow,
     checkpoint: Path | None = None,
     on_step: Callable[[int, int, str], None] | None = None,
+    processes: Processes = ALONE,
+    journal: Journal | None = None,
+    start: Start | None = None,
 ) -> Learnt:
     """Train on all but the end of the histories, and keep the epoch that predicts that end best.
 
     Args:
         window: what the bundle will say of its training.
         checkpoint: file to go on from, if it is there, and to keep what is needed to go on or to export.
-        on_step: called with the steps taken, all that there may be, and the last epoch's figure.
+        on_step: called with the steps taken, all that there may be, and the last loss and figure in words.
+        processes: those that train together, and the device; the model that is returned is on the processor.
+        journal: told of each step and epoch.
+        start: weights to begin with, where there is no checkpoint yet.
 
     Raises:
         PolytempoError: there is nothing to learn from or to choose by, or the checkpoint is of another run.
@@ -105,14 +122,16 @@ def learn(
     torch.manual_seed(config.seed)
     scales = spec.state.scales
     module = build(model, len(sequences.vocabulary), n_history=spec.n_history, scales=scales)
+    if start is not None:
+        start.give(module, sequences.vocabulary, item_tables(model, n_history=spec.n_history, scales=scales))
+    module.to(processes.device)
+    loss = processes.of_all(full_cross_entropy)
     epoch = batches_for(model, train, n_history=spec.n_history, scales=scales, seed=config.seed)
     n_steps = model.epochs * sum(1 for _ in epoch(0))
-    note = [""]
+    seen = _Seen(journal)
 
     def evaluate() -> float:
-        figure = ndcg(look(task, score_with(module, task.whole), max_length=model.length).place)
-        note[0] = f"NDCG {figure:.3f}"
-        return figure
+        return ndcg(look(task, score_with(module, task.whole), max_length=model.length).place)
 
     about = {
         "config": msgspec.json.encode(config).decode(),
@@ -124,15 +143,40 @@ def learn(
         fitted = fit(
             module,
             epoch,
-            lambda batch: module.loss(batch, full_cross_entropy),
+            lambda batch: module.loss(batch, loss),
             fit_config(model, config.seed),
             evaluate=evaluate,
             checkpoint=None if checkpoint is None else Checkpoint(checkpoint, about=about),
-            on_step=None if on_step is None else lambda done: on_step(done, n_steps, note[0]),
+            on_step=None if on_step is None else lambda done: on_step(done, n_steps, seen.note()),
+            processes=processes,
+            journal=seen,
         )
     except ValueError as error:
         raise PolytempoError(f"{error}") from error
-    return Learnt(module, fitted)
+    return Learnt(module.cpu(), fitted)
+
+
+class _Seen:
+    """A journal that also has in few words what was noted last."""
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal, self._loss, self._figure = journal, "", ""
+
+    def note(self) -> str:
+        """Behind the bar."""
+        return f"loss {self._loss}{self._figure}"
+
+    def step(self, n_steps: int, *, loss: float, rate: float, gradient: float) -> None:
+        """After a step."""
+        self._loss = f"{loss:.3f}"
+        if self._journal is not None:
+            self._journal.step(n_steps, loss=loss, rate=rate, gradient=gradient)
+
+    def epoch(self, n_steps: int, *, loss: float, figure: float | None) -> None:
+        """After an epoch."""
+        self._figure = "" if figure is None else f", NDCG {figure:.3f}"
+        if self._journal is not None:
+            self._journal.epoch(n_steps, loss=loss, figure=figure)
 
 
 def export_checkpoint(checkpoint: Path, out: Path, *, replace_other: bool = True) -> Manifest:

@@ -74,6 +74,7 @@ COMMANDS: Final = (
     Command("prepare", DATA, "Clean a raw log as a configuration says, and account for every row."),
     Command("rows", MODELS, "Write rows to train on from a topic or a log, and check that none knew the future."),
     Command("train", MODELS, "Train a bundle from a log of events."),
+    Command("retrain", MODELS, "Train on what happened lately; promote the bundle if it is not worse."),
     Command("export", MODELS, "Make a bundle of a training's checkpoint."),
     Command("compare", MODELS, "Compare sequence models and baselines on a log."),
     Command("bundle", MODELS, "Inspect and verify a bundle."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
@@ -39,6 +39,8 @@ def train(
     evaluate: Path | None = None,
     checkpoint: Path | None = None,
     keep: bool = False,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    tensorboard: Path | None = None,
     json: bool = False,
     connection: KafkaOptions | None = None,
 ) -> None:
@@ -59,6 +61,9 @@ def train(
     `polytempo train training/configs/shop-ranker.toml --topic events --since 2024-03-01 --until 2024-03-15` trains on
     a range of a topic, as it could every night.
 
+    `torchrun --nproc-per-node 2 -m stream.cli.main train tempo.toml` trains a sequence model by two processes, which
+    share each batch and come to what one comes to.
+
     Args:
         config: The configuration, TOML.
         data: The log, instead of the one that the configuration names.
@@ -74,11 +79,16 @@ def train(
         checkpoint: Of a sequence model: a file that keeps what is needed to go on after a stop; the same command does.
             `polytempo export` makes a bundle of it.
         keep: Fail if another bundle is at the output path, instead of replacing it.
+        device: Where a sequence model is trained: `auto` is a graphics card if there is one, else the processor.
+        tensorboard: Of a sequence model: a folder for TensorBoard's curves. Needs the extra `tensorboard`.
         json: Print one line at the end: path, reference, metrics, seconds.
     """
     from stream.bundle.load import load_bundle
     from training.config import read_config, span_ms
-    from training.train import evaluate_bundle, prepare
+    from training.device import choose_device
+    from training.journal import tensorboard as log_to
+    from training.processes import processes
+    from training.train import assist, evaluate_bundle, prepare
     from training.train import train as run
 
     settings = _overridden(read_config(config), data, items, out, seed)
@@ -101,16 +111,24 @@ def train(
         if json:
             print_json({"path": str(evaluate), "reference": bundle.reference, "metrics": metrics})
         return
-    with Bars() as bars:
-        trained = run(
-            settings,
-            command=_command(config, data, topic, since, until),
-            tables=tables,
-            report=bars,
-            replace=not keep,
-            checkpoint=checkpoint,
-            rows=rows,
-        )
+    with processes(choose_device(device)) as group:
+        if group.rank > 0:
+            assist(settings, group, tables=tables, checkpoint=checkpoint)
+            return
+        with log_to(tensorboard) as journal, Bars() as bars:
+            trained = run(
+                settings,
+                command=_command(config, data, topic, since, until),
+                tables=tables,
+                report=bars,
+                replace=not keep,
+                checkpoint=checkpoint,
+                rows=rows,
+                processes=group,
+                journal=journal,
+            )
+            if journal is not None:
+                journal.end(settings, trained.manifest.metrics)
     metrics = trained.manifest.metrics
     _show(f"{trained.manifest.reference} in {trained.path}", dict(metrics), json=json)
     if json:
@@ -208,7 +226,12 @@ def _command(config: Path, data: Path | None, topic: str | None, since: str | No
 def _show(title: str, metrics: dict[str, float], *, json: bool) -> None:
     """A table of the model beside the baselines: the model's own figures have no name before them."""
     columns = [name for name in metrics if "/" not in name and "@" in name]
-    names = dict.fromkeys(name.rpartition("/")[0] for name in metrics if name.rpartition("/")[2] in columns)
+    names = {
+        name: None
+        for name in (key.rpartition("/")[0] for key in metrics)
+        # What only an epoch was chosen by is no row.
+        if all((f"{name}/{column}" if name else column) in metrics for column in columns)
+    }
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for column in columns:

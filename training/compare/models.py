@@ -83,10 +83,11 @@ def score_with(model: SequenceModel, whole: UserSequences) -> ScoreRows:
     }
 
     def score(_: NDArray[np.int64], spans: NDArray[np.int64]) -> NDArray[np.float32]:
-        batch = pad(whole, spans, columns=columns)
+        batch = pad(whole, spans, columns=columns).to(device)
         with torch.no_grad():
-            return np.asarray(model.predict(batch, batch.length - 1).numpy(), np.float32)
+            return np.asarray(model.predict(batch, batch.length - 1).cpu().numpy(), np.float32)
 
+    device = next(model.parameters()).device
     model.eval()
     return score
 
