@@ -22,7 +22,7 @@ __all__ = ["ALLOWED", "EXCEPTIONS", "Finding", "is_allowed", "judge", "licence_o
 ALLOWED: Final = frozenset(
     {
         "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
-        "ISC", "MIT", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib",
+        "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Unlicense", "Zlib",
     }
 )  # fmt: skip
 """Permissive ones, and MPL-2.0, which asks for changed files of the package itself only."""
@@ -43,13 +43,14 @@ EXCEPTIONS: Final[Mapping[str, str]] = {
 """Package -> why it is used in spite of its licence."""
 
 ELSEWHERE: Final[Mapping[str, str]] = {
+    "atheris": "Apache-2.0",  # its package names none; its source tree has the text
     "colorama": "BSD-3-Clause",  # on Windows only
     "editables": "MIT",
     "hatchling": "MIT",
     "tomlkit": "MIT",
     "trove-classifiers": "Apache-2.0",
 }
-"""Licences of locked packages that are not installed on every machine that may ask."""
+"""Licences of locked packages that say nothing, or are not installed on every machine that may ask."""
 
 SPELLINGS: Final[Mapping[str, str]] = {
     "3-clause bsd license": "BSD-3-Clause",
@@ -100,9 +101,8 @@ def licence_of(package: str) -> str | None:
         found = distribution(package)
     except PackageNotFoundError:
         return ELSEWHERE.get(package)
-    return _declared(found.metadata) or _titled(
-        found.read_text(f"licenses/{name}") or "" for name in found.metadata.get_all("License-File") or ()
-    )
+    texts = (found.read_text(f"licenses/{name}") or "" for name in found.metadata.get_all("License-File") or ())
+    return _declared(found.metadata) or _titled(texts) or ELSEWHERE.get(package)
 
 
 def _declared(said: PackageMetadata) -> str | None:
