@@ -314,12 +314,19 @@ class TempoTraining(SequenceTraining, frozen=True, tag="tempo"):
 
 
 class Output(Struct, frozen=True, forbid_unknown_fields=True):
-    """The bundle that comes out."""
+    """The bundle that comes out.
+
+    Attributes:
+        index_above: a larger vocabulary is searched with an index instead of a product with every item.
+        index_recall: least share of the best items that the index must find, or there is no bundle.
+    """
 
     path: str
     name: str
     version: int | str = 1
     description: str = ""
+    index_above: Annotated[int, Meta(ge=0)] = 20_000
+    index_recall: Annotated[float, Meta(gt=0, le=1)] = 0.98
 
 
 AnyTraining: TypeAlias = (

@@ -32,16 +32,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stream.bundle.errors import BundleError
+from stream.bundle.indexed import IndexedScorer, graph_outputs
 from stream.bundle.load import load_bundle, read_manifest
 from stream.bundle.manifest import (
+    INDEX,
     MANIFEST,
     MODEL,
     PARITY,
     RETRIEVAL,
     RETRIEVAL_PARITY,
+    VECTORS,
     VOCABULARY,
     Distribution,
     FileEntry,
+    Index,
     Manifest,
     Policy,
     Retrieval,
@@ -54,6 +58,9 @@ from stream.bundle.parity import Parity, check_parts, difference, take_rows, wri
 from stream.bundle.scorer import GRAPH_NAMES, OnnxScorer, check_shapes
 from stream.core.distributions import Binned
 from stream.core.features import FeatureSpec, TensorSpec, menu
+from training.indexing import IndexSettings, build_index, real_rows
+from training.nets.query import query_module, vectors_of
+from training.sequences import SequenceBatch
 
 __all__ = ["OPSET", "ModuleScorer", "SequenceModel", "example_inputs", "export_module", "served", "write_bundle"]
 
@@ -75,6 +82,7 @@ class ModuleScorer:
         space: what `items` mean.
         parts: names of what a score is the sum of, if the module says.
         query: whether it gives a query.
+        asks: whether it gives only what an index needs: the query, the state, and with parts a query of each.
 
     Raises:
         ValueError: `forward` takes other arguments than `inputs`.
@@ -89,8 +97,10 @@ class ModuleScorer:
         space: Space,
         parts: Sequence[str] = (),
         query: bool = False,
+        asks: bool = False,
     ) -> None:
         self.module = module
+        self.asks = asks
         self.parts = tuple(parts)
         self.n_state = n_state
         self.query = query
@@ -103,8 +113,12 @@ class ModuleScorer:
     @property
     def names(self) -> list[str]:
         """The outputs' names, in the order in which `forward` returns them."""
-        there = {"state": self.n_state > 0, "parts": bool(self.parts), "query": self.query}
-        return ["items", "scores", *(name for name in there if there[name])]
+        if self.asks:
+            there = {"query": True, "state": self.n_state > 0, "queries": bool(self.parts)}
+        else:
+            there = {"items": True, "scores": True, "state": self.n_state > 0, "parts": bool(self.parts)}
+            there["query"] = self.query
+        return [name for name in there if there[name]]
 
     def score(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Score a batch as the module does in evaluation mode; see `stream.core.seam.Scorer`.
@@ -242,6 +256,16 @@ class _Exported:
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     n_query: int
+    index: _Indexed | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Indexed:
+    """What a bundle holds of an index, and the figures that it was judged by."""
+
+    declared: Index
+    files: dict[str, bytes]
+    metrics: dict[str, float]
 
 
 def write_bundle(
@@ -265,6 +289,8 @@ def write_bundle(
     example: Arrays | None = None,
     replace: bool = False,
     retrieval: SequenceModel | None = None,
+    index: IndexSettings = IndexSettings(),  # noqa: B008  it is frozen
+    histories: SequenceBatch | None = None,
 ) -> Manifest:
     """Export `module` and write the bundle folder `path`, in one step and only after it passed `load_bundle`.
 
@@ -280,9 +306,12 @@ def write_bundle(
         training: what it was trained on; name files without their folders, for it goes wherever the bundle goes.
         replace: whether another bundle in the way may be replaced. The same bundle in the way is left as it is.
         retrieval: a sequence model that goes before `module`, which then may want its query.
+        index: when the model that ranks the vocabulary leaves it to an index, see `training.nets.query`.
+        histories: of real users, which the index's recall is measured on; the golden inputs, or made-up ones, if None.
 
     Raises:
         BundleError: there is something else at `path`, or the bundle that came out would be refused.
+        PolytempoError: an index is needed, and cannot be made or misses too much.
         ValueError: an input is not on the menu, the module cannot be exported, or it computes something else in ONNX.
     """
     path = Path(path)
@@ -290,10 +319,15 @@ def write_bundle(
     if retrieval is not None:
         before = _exported(
             retrieval.module, retrieval.inputs, menu(features, retrieval.n_state), retrieval.n_state, "vocabulary",
-            retrieval.example, len(vocabulary), query=True,
+            retrieval.example, len(vocabulary), query=True, index=index, histories=histories,
+            n_history=features.n_history,
         )  # fmt: skip
     offered = menu(features, n_state, 0 if before is None else before.n_query)
-    exported = _exported(module, inputs, offered, n_state, space, example, len(vocabulary), parts=parts)
+    exported = _exported(
+        module, inputs, offered, n_state, space, example, len(vocabulary), parts=parts, index=index,
+        histories=histories, n_history=features.n_history,
+    )  # fmt: skip
+    indexed = exported.index if before is None else before.index
     files = {
         MODEL: exported.graph,
         VOCABULARY: msgspec.json.format(msgspec.json.encode(list(vocabulary)), indent=0) + b"\n",
@@ -301,6 +335,8 @@ def write_bundle(
     }
     if before is not None:
         files |= {RETRIEVAL: before.graph, RETRIEVAL_PARITY: before.parity}
+    if indexed is not None:
+        files |= indexed.files
     manifest = seal_manifest(
         Manifest(
             name=name,
@@ -315,6 +351,7 @@ def write_bundle(
             retrieval=UNSET
             if before is None or retrieval is None
             else Retrieval(before.inputs, before.outputs, retrieval.n_state),
+            index=UNSET if indexed is None else indexed.declared,
             scales_ms=tuple(scale.span_ms for scale in features.state.scales),
             features=dict(features.to_json()),
             feature_digest=features.digest(),
@@ -325,7 +362,7 @@ def write_bundle(
             distributions=msgspec.UNSET
             if distributions is None
             else {name: Distribution(each.edges, each.shares) for name, each in distributions.items()},
-            metrics=dict(sorted((metrics or {}).items())),
+            metrics=dict(sorted({**(metrics or {}), **({} if indexed is None else indexed.metrics)}.items())),
             files={n: FileEntry.of(content) for n, content in files.items()},
         )
     )
@@ -337,7 +374,7 @@ def write_bundle(
 
 
 def served(model: SequenceModel, features: FeatureSpec, n_vocabulary: int) -> OnnxScorer:
-    """A sequence model as it will be served, before there is a bundle around it."""
+    """A sequence model as it will be served, before there is a bundle around it; always with all items in the graph."""
     offered = menu(features, model.n_state)
     exported = _exported(
         model.module, model.inputs, offered, model.n_state, "vocabulary", model.example, n_vocabulary, query=True
@@ -362,8 +399,11 @@ def _exported(
     *,
     parts: Sequence[str] = (),
     query: bool = False,
+    index: IndexSettings | None = None,
+    histories: SequenceBatch | None = None,
+    n_history: int = 0,
 ) -> _Exported:
-    """One module as a graph that was compared with it."""
+    """One module as a graph that was compared with it, and with an index where its vocabulary is large."""
     unknown = [wanted for wanted in inputs if wanted not in offered]
     if unknown:
         raise ValueError(f"inputs {unknown} are not on the menu of features: {sorted(offered)}")
@@ -372,20 +412,52 @@ def _exported(
     reference = ModuleScorer(
         module, inputs={n: offered[n] for n in inputs}, n_state=n_state, space=space, parts=parts, query=query
     )
+    given = example is not None
     if example is None:
         example = example_inputs(reference.inputs, n_vocabulary=n_vocabulary)
     rows = {n: np.ascontiguousarray(example[n], spec.dtype) for n, spec in reference.inputs.items() if n in example}
     golden = Parity(rows, reference.score(rows))
     outputs = _declare_outputs(golden, reference)
-    model = export_module(reference, rows)
-    _check_export(model, reference, rows, outputs)
+    graph, indexed = reference, None
+    if index is not None and space == "vocabulary" and n_vocabulary > index.above:
+        asking = query_module(module, inputs)
+        if asking is not None:
+            graph = ModuleScorer(asking, inputs=reference.inputs, n_state=n_state, space=space, parts=parts, asks=True)
+            if histories is not None:
+                asked = real_rows(asking, inputs, histories, n_state, n_history)
+            else:
+                asked = rows if given else example_inputs(reference.inputs, n_rows=256, n_vocabulary=n_vocabulary)
+            indexed, scorer = _indexed(graph, reference, vectors_of(module), asked, index.recall, outputs)
+            golden = Parity(rows, scorer.score(rows))
+    model = export_module(graph, rows)
+    gives = outputs if indexed is None else graph_outputs(outputs, indexed.declared.n_query)
+    _check_export(model, graph, rows, gives)
     return _Exported(
         model,
         write_parity(golden),
         {n: Tensor.of(spec) for n, spec in reference.inputs.items()},
         {n: Tensor.of(spec) for n, spec in outputs.items()},
         golden.outputs["query"].shape[1] if query else 0,
+        indexed,
     )
+
+
+def _indexed(
+    asks: ModuleScorer,
+    exact: ModuleScorer,
+    vectors: NDArray[np.float32],
+    rows: Arrays,
+    floor: float,
+    outputs: Mapping[str, TensorSpec],
+) -> tuple[_Indexed, IndexedScorer]:
+    """The index of a model, ready for the bundle, and the scorer that it makes with the module."""
+    index, recall = build_index(vectors, asks, exact, rows, floor)
+    indexed = _Indexed(
+        Index(vectors.shape[1], index.n_probe, index.n_checked),
+        {INDEX: index.to_bytes(), VECTORS: vectors.astype("<f4").tobytes()},
+        {f"index/recall@{outputs['items'].shape[1]}": round(recall, 5)},
+    )
+    return indexed, IndexedScorer(asks, index, outputs)
 
 
 def _declare_outputs(golden: Parity, reference: ModuleScorer) -> dict[str, TensorSpec]:

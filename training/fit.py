@@ -61,7 +61,7 @@ class FitConfig:
 class Checkpoint:
     """Where to keep what is needed to go on: a file, replaced in one step, after each epoch and `every` steps.
 
-    `about` is kept beside it for whoever reads the file: strings, numbers and lists of them.
+    `about` is kept beside it for whoever reads the file: strings, numbers, tensors, and lists and tables of them.
     """
 
     path: Path

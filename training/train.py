@@ -43,6 +43,7 @@ from training.evaluate import Baselines, Evaluation, evaluate
 from training.export import SequenceModel, served, write_bundle
 from training.fit import Journal
 from training.fusion import fusion_inputs, sequences_of, slices, train_member, untrained_fusion
+from training.indexing import IndexSettings, some_histories
 from training.listwise import fit_fusion, fit_ranker, n_steps
 from training.log import Log, item_updates
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
@@ -53,7 +54,7 @@ from training.replay import RecordingScorer, Replay
 from training.reporter import Quiet, Reporter
 from training.rows import Rows, Sample, record, recorded
 from training.sequence_models import inputs_of, n_state_of, parts_of
-from training.sequences import UserSequences, pieces
+from training.sequences import SequenceBatch, UserSequences, pieces
 from training.shards import read_description, read_rows
 from training.targets import Targets, find_targets, sampled
 from training.train_sequences import learn, spec_for
@@ -355,8 +356,9 @@ def _train_fusion(
         metrics = {"n_rows": float(len(rows)), "train/candidate_recall": rows.recall}
         del rows
     writer = _Writer(
-        config, material, module, command, replace, example, inputs, "candidates", member.vocabulary, 0, member.model
-    )
+        config, material, module, command, replace, example, inputs, "candidates", member.vocabulary, 0, member.model,
+        histories=some_histories(sequences),
+    )  # fmt: skip
     bundle = writer.draft()
     replay.exchange(Recommender(spec, bundle.scorer, member.vocabulary, policy, retriever=bundle.retriever))
     report.stage("evaluating", len(log) - split)
@@ -414,7 +416,10 @@ def _train_recurrent(
     )
     clock.lap("fit")
     wanted = ("item", "kind", "gap_s", "value", "state")
-    writer = _Writer(config, material, module, command, replace, None, wanted, "vocabulary", vocabulary, model.n_state)
+    writer = _Writer(
+        config, material, module, command, replace, None, wanted, "vocabulary", vocabulary, model.n_state,
+        histories=some_histories(sequences_of(log, spec, window, model.n_items)),
+    )  # fmt: skip
     bundle = writer.draft()
     evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
     evaluation = _beside_baskets(config, material, material.validate, evaluation)
@@ -464,6 +469,7 @@ def _train_sequence(
         sequences.vocabulary,
         n_state_of(model, module),
         parts=parts_of(module),
+        histories=some_histories(sequences),
     )
     bundle = writer.draft()
     evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
@@ -558,6 +564,7 @@ class _Writer:
     n_state: int = 0
     retrieval: SequenceModel | None = None
     parts: tuple[str, ...] = ()
+    histories: SequenceBatch | None = None
 
     def draft(self) -> Bundle:
         """The bundle without figures, loaded with every check."""
@@ -592,6 +599,8 @@ class _Writer:
             example=self.example,
             replace=self.replace,
             retrieval=self.retrieval,
+            index=IndexSettings(output.index_above, output.index_recall),
+            histories=self.histories,
         )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from training.compare.task import inner, look
 from training.config import Config, SequenceTraining
 from training.export import write_bundle
 from training.fit import Checkpoint, Fitted, Journal, fit
+from training.indexing import IndexSettings, some_histories
 from training.losses import full_cross_entropy
 from training.metrics import ndcg
 from training.processes import ALONE, Processes
@@ -43,7 +44,7 @@ from training.sequence_models import (
     n_state_of,
     parts_of,
 )
-from training.sequences import UserSequences
+from training.sequences import SequenceBatch, UserSequences
 from training.warm import Start
 
 __all__ = ["Learnt", "export_checkpoint", "learn", "spec_for"]
@@ -133,11 +134,13 @@ def learn(
     def evaluate() -> float:
         return ndcg(look(task, score_with(module, task.whole), max_length=model.length).place)
 
+    told = some_histories(sequences)
     about = {
         "config": msgspec.json.encode(config).decode(),
         "features": msgspec.json.encode(spec.to_json()).decode(),
         "window": msgspec.json.encode(window).decode(),
         "vocabulary": sequences.vocabulary,
+        "histories": {field.name: getattr(told, field.name) for field in fields(told)},
     }
     try:
         fitted = fit(
@@ -179,11 +182,22 @@ class _Seen:
             self._journal.epoch(n_steps, loss=loss, figure=figure)
 
 
-def export_checkpoint(checkpoint: Path, out: Path, *, replace_other: bool = True) -> Manifest:
+def export_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    *,
+    replace_other: bool = True,
+    index_above: int | None = None,
+    index_recall: float | None = None,
+) -> Manifest:
     """Write the bundle of the best epoch that a checkpoint knows, or of its last step where no epoch has ended.
 
+    Args:
+        replace_other: whether another bundle in the way may be replaced.
+        index_above, index_recall: instead of what the training's configuration says, see `training.config.Output`.
+
     Raises:
-        PolytempoError: the file is no checkpoint of `polytempo train`.
+        PolytempoError: the file is no checkpoint of `polytempo train`, or an index is needed and cannot be made.
         BundleError: the bundle cannot be written there.
     """
     try:
@@ -192,6 +206,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, replace_other: bool = True
         config = msgspec.json.decode(about["config"], type=Config)
         spec = FeatureSpec.from_json(msgspec.json.decode(about["features"]))
         window = msgspec.json.decode(about["window"], type=TrainingWindow)
+        histories = SequenceBatch(**about["histories"]) if "histories" in about else None
     except OSError as error:
         raise PolytempoError(f"{checkpoint} cannot be read: {error.strerror}.") from error
     except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -221,4 +236,9 @@ def export_checkpoint(checkpoint: Path, out: Path, *, replace_other: bool = True
         metrics={name: round(value, 5) for name, value in metrics.items()},
         description=config.bundle.description,
         replace=replace_other,
+        index=IndexSettings(
+            config.bundle.index_above if index_above is None else index_above,
+            config.bundle.index_recall if index_recall is None else index_recall,
+        ),
+        histories=histories,
     )

@@ -15,16 +15,22 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+import numpy as np
 
 from stream.bundle.errors import BundleError
 from stream.bundle.graph import inspect_graph
+from stream.bundle.index import VectorIndex
+from stream.bundle.indexed import IndexedScorer, graph_outputs
 from stream.bundle.manifest import (
+    INDEX,
     MANIFEST,
     MODEL,
     PARITY,
     RETRIEVAL,
     RETRIEVAL_PARITY,
+    VECTORS,
     VOCABULARY,
+    Index,
     Manifest,
     Retrieval,
     Tensor,
@@ -43,6 +49,8 @@ MAX_BYTES: Final = {
     PARITY: 64 << 20,
     RETRIEVAL: (2 << 30) - 1,
     RETRIEVAL_PARITY: 64 << 20,
+    INDEX: 8 << 30,
+    VECTORS: 8 << 30,
 }
 
 RETRAIN: Final = "Retrain it with `polytempo train`, or run the version of polytempo that made it."
@@ -57,7 +65,7 @@ class Bundle:
         manifest: what it says about itself.
         features: the specification of the features it was trained with.
         vocabulary: item ids; vocabulary index `i` (from 1) is `vocabulary[i - 1]`.
-        scorer: the warmed-up model.
+        scorer: the warmed-up model, with its index where the vocabulary has one.
         parity: the golden inputs and outputs that the scorer reproduced.
         retriever: the sequence model that goes before it, warmed up as well; None where there is none.
     """
@@ -66,9 +74,9 @@ class Bundle:
     manifest: Manifest
     features: FeatureSpec
     vocabulary: list[str]
-    scorer: OnnxScorer
+    scorer: OnnxScorer | IndexedScorer
     parity: Parity
-    retriever: OnnxScorer | None = None
+    retriever: OnnxScorer | IndexedScorer | None = None
 
     @property
     def reference(self) -> str:
@@ -90,8 +98,8 @@ def load_bundle(path: Path | str) -> Bundle:
     """Read a bundle folder, check it, and warm its model up.
 
     In this order: the manifest; the set of files; their hashes; the feature specification; the inputs against the menu
-    of features; the vocabulary; the ONNX graph; the golden outputs, at several batch sizes; the last two for the
-    sequence model as well, where one goes before.
+    of features; the vocabulary; the index, where there is one; the ONNX graph; the golden outputs, at several batch
+    sizes; the last two for the sequence model as well, where one goes before.
 
     Raises:
         BundleError: the first thing that does not agree; names the file, what was expected and what was found.
@@ -101,12 +109,16 @@ def load_bundle(path: Path | str) -> Bundle:
     contents = read_files(folder, manifest)
     features = _check_features(folder, manifest)
     vocabulary = _read_vocabulary(folder, manifest, contents[VOCABULARY])
+    index = None
+    if isinstance(manifest.index, Index):
+        index = _read_index(folder, manifest.index, manifest.n_vocabulary, contents.pop(INDEX), contents.pop(VECTORS))
     retriever = None
     if isinstance(manifest.retrieval, Retrieval):
-        retriever = _load_model(folder / RETRIEVAL, manifest.retrieval, "vocabulary", contents.pop(RETRIEVAL))
+        retriever = _load_model(folder / RETRIEVAL, manifest.retrieval, "vocabulary", contents.pop(RETRIEVAL), index)
+        index = None
         file = folder / RETRIEVAL_PARITY
         _check_parity(file, folder / RETRIEVAL, manifest.n_vocabulary, contents[file.name], retriever)
-    scorer = _load_model(folder / MODEL, manifest, manifest.space, contents.pop(MODEL))
+    scorer = _load_model(folder / MODEL, manifest, manifest.space, contents.pop(MODEL), index)
     parity = _check_parity(folder / PARITY, folder / MODEL, manifest.n_vocabulary, contents[PARITY], scorer)
     return Bundle(folder, manifest, features, vocabulary, scorer, parity, retriever)
 
@@ -165,7 +177,8 @@ def _read(file: Path) -> bytes:
             size_bytes = os.fstat(opened.fileno()).st_size
             if size_bytes > limit_bytes:
                 raise BundleError(file, "it is too large", expected=f"at most {limit_bytes} bytes", found=size_bytes)
-            return opened.read(limit_bytes)
+            # One byte more than there was, so that a file that grows is found by its length.
+            return opened.read(min(size_bytes + 1, limit_bytes))
     except FileNotFoundError:
         raise BundleError(file, "this file of the bundle is missing") from None
     except OSError as error:
@@ -225,9 +238,38 @@ def _read_vocabulary(folder: Path, manifest: Manifest, content: bytes) -> list[s
     return vocabulary
 
 
+def _read_index(folder: Path, declared: Index, n_vocabulary: int, content: bytes, vectors: bytes) -> VectorIndex:
+    """The index and its vectors; the latter are the bytes themselves, seen as numbers."""
+    n_bytes = n_vocabulary * declared.n_query * 4
+    if len(vectors) != n_bytes:
+        raise BundleError(
+            folder / VECTORS,
+            f"its length, for {n_vocabulary} items of {declared.n_query} floats",
+            expected=f"{n_bytes} bytes",
+            found=len(vectors),
+        )
+    table = np.frombuffer(vectors, "<f4").reshape(n_vocabulary, declared.n_query)
+    if not np.isfinite(table).all():
+        raise BundleError(folder / VECTORS, "a vector in it is not finite")
+    try:
+        return VectorIndex(content, table, declared.n_probe, declared.n_checked)
+    except ImportError as error:
+        raise BundleError(
+            folder / INDEX,
+            "this bundle searches its vocabulary with an index, and the package faiss-cpu is not installed",
+            hint="pip install 'polytempo[index]', or export the bundle again without an index.",
+        ) from error
+    except ValueError as error:
+        raise BundleError(folder / INDEX, str(error), hint="Do not serve it; export it again.") from error
+
+
 def _load_model(
-    file: Path, declared: Manifest | Retrieval, space: Literal["candidates", "vocabulary"], content: bytes
-) -> OnnxScorer:
+    file: Path,
+    declared: Manifest | Retrieval,
+    space: Literal["candidates", "vocabulary"],
+    content: bytes,
+    index: VectorIndex | None = None,
+) -> OnnxScorer | IndexedScorer:
     try:
         facts = inspect_graph(content)
     except ValueError as error:
@@ -240,19 +282,23 @@ def _load_model(
         raise BundleError(
             file, "it needs operators outside the ONNX standard", expected="none", found=sorted(facts.operators)
         )
+    outputs = {name: tensor.spec() for name, tensor in declared.outputs.items()}
     try:
-        return OnnxScorer(
+        scorer = OnnxScorer(
             content,
             inputs={name: tensor.spec() for name, tensor in declared.inputs.items()},
-            outputs={name: tensor.spec() for name, tensor in declared.outputs.items()},
+            outputs=outputs if index is None else graph_outputs(outputs, index.vectors.shape[1]),
             n_state=declared.n_state,
             space=space,
         )
+        return scorer if index is None else IndexedScorer(scorer, index, outputs)
     except ValueError as error:
         raise BundleError(file, str(error)) from error
 
 
-def _check_parity(file: Path, model: Path, n_vocabulary: int, content: bytes, scorer: OnnxScorer) -> Parity:
+def _check_parity(
+    file: Path, model: Path, n_vocabulary: int, content: bytes, scorer: OnnxScorer | IndexedScorer
+) -> Parity:
     try:
         parity = read_parity(content, scorer.inputs, scorer.outputs)
     except ValueError as error:

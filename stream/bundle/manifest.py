@@ -21,14 +21,17 @@ __all__ = [
     "DATA_FILES",
     "DTYPES",
     "FORMAT",
+    "INDEX",
     "MANIFEST",
     "MODEL",
     "PARITY",
     "RETRIEVAL",
     "RETRIEVAL_PARITY",
+    "VECTORS",
     "VOCABULARY",
     "Distribution",
     "FileEntry",
+    "Index",
     "Manifest",
     "Policy",
     "Retrieval",
@@ -46,8 +49,11 @@ VOCABULARY: Final = "vocabulary.json"
 PARITY: Final = "parity.npz"
 RETRIEVAL: Final = "retrieval.onnx"
 RETRIEVAL_PARITY: Final = "retrieval.npz"
-DATA_FILES: Final = (MODEL, VOCABULARY, PARITY, RETRIEVAL, RETRIEVAL_PARITY)
-"""Files that a bundle may hold beside its manifest; the last two where a sequence model goes before the ranker."""
+INDEX: Final = "index.faiss"
+VECTORS: Final = "vectors.f32"
+DATA_FILES: Final = (MODEL, VOCABULARY, PARITY, RETRIEVAL, RETRIEVAL_PARITY, INDEX, VECTORS)
+"""Files that a bundle may hold beside its manifest: the first three always, two where a sequence model goes before the
+ranker, two where a large vocabulary is searched with an index."""
 
 DTYPES: Final = ("float32", "int32", "int64", "uint8")
 
@@ -159,6 +165,28 @@ class Retrieval(Struct, frozen=True, forbid_unknown_fields=True):
         return size if isinstance(size, int) else 0
 
 
+class Index(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the model that ranks the vocabulary does so without a product with every item.
+
+    Its graph gives a `query` (B, n_query) instead of items and scores. `index.faiss` finds `n_checked` items, and
+    `vectors.f32` has what they are ranked by: an item's score is the product of its vector and the query. With parts,
+    the graph gives `queries` (B, G, n_query) besides, one a part, which sum to the query.
+
+    Attributes:
+        n_query: floats of the query and of each vector; `vectors.f32` holds n_vocabulary times as many, little-endian.
+        n_probe: lists that a search looks into.
+        n_checked: items that a search ranks by their exact products, before it gives the best of them.
+    """
+
+    n_query: int
+    n_probe: int
+    n_checked: int
+
+    def __post_init__(self) -> None:
+        if min(self.n_query, self.n_probe, self.n_checked) < 1:
+            raise ValueError(f"an index has positive sizes, not {self}")
+
+
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a worker must know before it touches the model.
 
@@ -171,6 +199,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         outputs: `items`, `scores`, and `state` for a recurrent model, `parts` for one that explains its scores.
         n_state: floats of the model's own recurrent state kept per user; 0 for none.
         retrieval: the sequence model that goes before the model, where there is one; the state is then its own.
+        index: how the vocabulary is searched, where it is too large for a product with every item.
         state_dtype: how these are kept between events: half precision costs no quality.
         parts: names of what a score is the sum of, such as "scale:minutes": the last axis of the output `parts`, and
             the reasons that recommendations give. Empty for a model that does not say.
@@ -198,6 +227,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state_dtype: Literal["float16"] = "float16"
     parts: tuple[str, ...] = ()
     retrieval: Retrieval | UnsetType = UNSET
+    index: Index | UnsetType = UNSET
     scales_ms: tuple[int, ...] = ()
     features: dict[str, Any]
     feature_digest: str
@@ -235,6 +265,18 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("a model that ranks candidates gives one score for each")
         if (self.space == "vocabulary" or self.retrieval is not UNSET) and self.n_vocabulary < 1:
             raise ValueError("a model that ranks the vocabulary has one")
+        if self.index is not UNSET:
+            self._check_index(self.index)
+
+    def _check_index(self, index: Index) -> None:
+        if self.space != "vocabulary" and self.retrieval is UNSET:
+            raise ValueError("an index belongs to a model that ranks the vocabulary")
+        outputs = self.outputs if self.retrieval is UNSET else self.retrieval.outputs
+        n_best = outputs["items"].shape[1]
+        if not isinstance(n_best, int) or not n_best <= index.n_checked <= self.n_vocabulary:
+            raise ValueError(f"an index checks {n_best} to {self.n_vocabulary} items, not {index.n_checked}")
+        if self.retrieval is not UNSET and self.retrieval.n_query != index.n_query:
+            raise ValueError(f"the index is asked with {index.n_query} floats, the query has {self.retrieval.n_query}")
 
     def _check_parts(self) -> None:
         for name in self.parts:
@@ -249,8 +291,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def data_files(self) -> tuple[str, ...]:
         """The other files of the folder."""
-        alone = (MODEL, VOCABULARY, PARITY)
-        return alone if self.retrieval is UNSET else DATA_FILES
+        before = () if self.retrieval is UNSET else (RETRIEVAL, RETRIEVAL_PARITY)
+        return (MODEL, VOCABULARY, PARITY, *before, *(() if self.index is UNSET else (INDEX, VECTORS)))
 
     @property
     def n_query(self) -> int:

@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.bundle.scorer import OnnxScorer, check_shapes
+from stream.bundle.scorer import check_shapes
 from stream.core.features import TensorSpec
+from stream.core.seam import Scorer
 
 __all__ = [
     "ABSOLUTE",
@@ -92,7 +93,7 @@ def take_rows(arrays: Arrays, n_rows: int) -> dict[str, NDArray[Any]]:
     return {name: array[rows] for name, array in arrays.items()}
 
 
-def check_parity(scorer: OnnxScorer, parity: Parity) -> None:
+def check_parity(scorer: Scorer, parity: Parity) -> None:
     """Recompute the golden outputs at the stored batch size, one by one, and at several larger ones.
 
     Raises:
@@ -128,7 +129,7 @@ def check_parts(outputs: Arrays) -> None:
         )
 
 
-def _compare(scorer: OnnxScorer, inputs: Arrays, expected: Arrays, batch: str) -> None:
+def _compare(scorer: Scorer, inputs: Arrays, expected: Arrays, batch: str) -> None:
     try:
         found = scorer.score(inputs)
     except Exception as error:  # the runtime's exceptions share no base class but this one
@@ -156,6 +157,8 @@ def difference(expected: Arrays, found: Arrays) -> str | None:
         if not close.all():
             where = tuple(int(index[0]) for index in np.nonzero(~close))
             return f"{name}{list(where)}: expected {golden[where]:.7g}, found {given[where]:.7g}"
+    if "items" not in expected:
+        return None
     items, scores = expected["items"], expected["scores"]
     for row, column in np.argwhere(found["items"] != items).tolist():
         other, score = found["items"][row, column], scores[row, column]

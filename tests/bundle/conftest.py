@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle.models import write_fused, write_ranker, write_recurrent
+from tests.bundle.models import write_fused, write_fused_indexed, write_indexed, write_ranker, write_recurrent
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_ranker(home / "ranker-2", seed=1)
     write_recurrent(home / "recurrent")
     write_fused(home / "fused")
+    return home
+
+
+@pytest.fixture(scope="session")
+def indexed_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with bundles that search an index: `indexed`, and `fused-indexed` with a ranker behind it."""
+    pytest.importorskip("faiss", reason="the extra `index` is not installed")
+    home = tmp_path_factory.mktemp("indexed")
+    write_indexed(home / "indexed")
+    write_fused_indexed(home / "fused-indexed")
     return home
 
 

@@ -17,6 +17,7 @@ from stream.core.candidates import CandidateSpec
 from stream.core.content import N_TOKENS
 from stream.core.features import FeatureSpec, TensorSpec, menu
 from training.export import SequenceModel, write_bundle
+from training.indexing import IndexSettings
 from training.nets.fusion import WordedFusion
 from training.nets.ranker import RankerConfig
 from training.nets.recurrent import Recurrent, RecurrentConfig
@@ -28,6 +29,7 @@ __all__ = [
     "FEATURES",
     "FUSED",
     "FUSED_INPUTS",
+    "N_LARGE",
     "N_STATE",
     "N_VOCABULARY",
     "RANKER_INPUTS",
@@ -37,9 +39,12 @@ __all__ = [
     "Ranker",
     "asking",
     "fused",
+    "large",
     "ranker",
     "recurrent",
     "write_fused",
+    "write_fused_indexed",
+    "write_indexed",
     "write_ranker",
     "write_recurrent",
 ]
@@ -47,6 +52,8 @@ __all__ = [
 FEATURES: Final = FeatureSpec()
 FUSED: Final = FeatureSpec(candidates=CandidateSpec(n_retrieved=20), n_content=32)
 N_VOCABULARY: Final = 60
+N_LARGE: Final = 3_000
+"""Items of a vocabulary that is searched with an index; a real one has ten times as many."""
 N_STATE: Final = 16
 RANKER_INPUTS: Final = ("candidates", "candidate_features", "context_features")
 RECURRENT_INPUTS: Final = ("item", "kind", "gap_s", "value", "state")
@@ -143,12 +150,24 @@ def recurrent(seed: int = 0) -> Recurrent:
     return Recurrent(RecurrentConfig(N_VOCABULARY, n_state=N_STATE, n_best=20))
 
 
-def asking(seed: int = 0) -> WordedRetriever:
+def large(seed: int = 0) -> Tempo:
+    """An untrained model of many items, which lie in clusters as trained ones do."""
+    torch.manual_seed(seed)
+    net = Tempo(TempoConfig(N_LARGE, d=16, n_layers=1, n_scales=2, n_best=40))
+    with torch.no_grad():
+        centres = torch.randn(60, 16)
+        net.events.items.weight[1:] = centres[torch.randint(60, (N_LARGE,))] + 0.4 * torch.randn(N_LARGE, 16)
+        net.bias += 0.3 * torch.randn(N_LARGE)
+    return net
+
+
+def asking(seed: int = 0, net: Tempo | None = None) -> WordedRetriever:
     """An untrained sequence model that goes before a ranker; items have two words each."""
     torch.manual_seed(seed)
-    net = Tempo(TempoConfig(N_VOCABULARY, d=8, n_layers=1, n_scales=2))
-    tokens = torch.zeros(N_VOCABULARY + 1, N_TOKENS, dtype=torch.int64)
-    tokens[1:, :2] = torch.randint(1, FUSED.n_content + 1, (N_VOCABULARY, 2))
+    net = Tempo(TempoConfig(N_VOCABULARY, d=8, n_layers=1, n_scales=2)) if net is None else net
+    n_items = net.config.n_items
+    tokens = torch.zeros(n_items + 1, N_TOKENS, dtype=torch.int64)
+    tokens[1:, :2] = torch.randint(1, FUSED.n_content + 1, (n_items, 2))
     tell_items(net, tokens, FUSED.n_content)
     return WordedRetriever(net, n_best=20)
 
@@ -161,9 +180,9 @@ def fused(before: WordedRetriever, seed: int = 0) -> WordedFusion:
     return WordedFusion(config, before.representation(), before.words())
 
 
-def write_fused(path: Path, *, seed: int = 0, **changes: Any) -> Manifest:
+def write_fused(path: Path, *, seed: int = 0, net: Tempo | None = None, **changes: Any) -> Manifest:
     """A bundle of a sequence model and the ranker behind it at `path`."""
-    before = asking(seed)
+    before = asking(seed, net)
     fields: dict[str, Any] = {
         "module": fused(before, seed),
         "inputs": FUSED_INPUTS,
@@ -172,8 +191,33 @@ def write_fused(path: Path, *, seed: int = 0, **changes: Any) -> Manifest:
         "name": "fused",
         "version": seed + 1,
         "training": TRAINING,
-        "vocabulary": [f"item-{number}" for number in range(N_VOCABULARY)],
+        "vocabulary": [f"item-{number}" for number in range(before.net.config.n_items)],
         "retrieval": SequenceModel(before, ASKING_INPUTS, before.n_state),
+    }
+    return write_bundle(path, **(fields | changes))
+
+
+def write_fused_indexed(path: Path, **changes: Any) -> Manifest:
+    """The same, of a sequence model that searches many items with an index."""
+    fields: dict[str, Any] = {"net": large(), "name": "fused-indexed", "index": IndexSettings(above=1_000)}
+    return write_fused(path, **(fields | changes))
+
+
+def write_indexed(path: Path, *, seed: int = 0, **changes: Any) -> Manifest:
+    """A recurrent bundle that searches many items with an index, and says what scores are the sum of."""
+    net = large(seed)
+    fields: dict[str, Any] = {
+        "module": net,
+        "inputs": RECURRENT_INPUTS,
+        "features": FEATURES,
+        "space": "vocabulary",
+        "name": "indexed",
+        "version": seed + 1,
+        "training": TRAINING,
+        "vocabulary": [f"item-{number}" for number in range(N_LARGE)],
+        "n_state": net.config.n_state,
+        "parts": net.parts,
+        "index": IndexSettings(above=1_000),
     }
     return write_bundle(path, **(fields | changes))
 

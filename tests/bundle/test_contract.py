@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from stream.bundle.load import load_bundle
-from stream.bundle.parity import difference, take_rows
+from stream.bundle.parity import check_parts, difference, take_rows
 from stream.core.content import N_TOKENS
 from stream.core.features import menu
 from stream.core.seam import Scorer
@@ -21,6 +21,7 @@ from tests.bundle.models import (
     FEATURES,
     FUSED,
     FUSED_INPUTS,
+    N_LARGE,
     N_STATE,
     N_VOCABULARY,
     RANKER_INPUTS,
@@ -29,6 +30,7 @@ from tests.bundle.models import (
     FakeRecurrent,
     asking,
     fused,
+    large,
     ranker,
     recurrent,
 )
@@ -57,6 +59,15 @@ IMPLEMENTATIONS: dict[str, Callable[[Path], Scorer]] = {
         query=True,
     ),
     "sequence model before a ranker in ONNX": lambda home: load_bundle(home / "fused").retriever,  # type: ignore[dict-item]
+    "large vocabulary in PyTorch": lambda _: ModuleScorer(
+        large(),
+        inputs={n: menu(FEATURES, large().config.n_state)[n] for n in RECURRENT_INPUTS},
+        n_state=large().config.n_state,
+        space="vocabulary",
+        parts=large().parts,
+    ),
+    "large vocabulary in ONNX with an index": lambda home: load_bundle(home / "indexed").scorer,
+    "many items before a ranker in ONNX with an index": lambda home: load_bundle(home / "fused-indexed").retriever,  # type: ignore[dict-item]
     "ranker behind it in PyTorch": lambda _: ModuleScorer(
         fused(asking()),
         inputs={n: menu(FUSED, n_query=asking().n_query)[n] for n in FUSED_INPUTS},
@@ -70,8 +81,9 @@ BEFORE = "sequence model before a ranker"
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def scorer(request: pytest.FixtureRequest, bundles: Path) -> Scorer:
-    return IMPLEMENTATIONS[request.param](bundles)
+def scorer(request: pytest.FixtureRequest) -> Scorer:
+    home: Path = request.getfixturevalue("indexed_bundles" if "index" in request.param else "bundles")
+    return IMPLEMENTATIONS[request.param](home)
 
 
 def rows_for(scorer: Scorer, n_rows: int, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -83,7 +95,7 @@ def rows_for(scorer: Scorer, n_rows: int, seed: int = 0) -> dict[str, NDArray[An
 def test_outputs_have_the_types_and_shapes_of_the_contract_at_any_batch_size(scorer: Scorer, n_rows: int) -> None:
     outputs = scorer.score(rows_for(scorer, n_rows))
     given = {"items", "scores"} | ({"state"} if scorer.n_state > 0 else set())
-    assert set(outputs) - {"query"} == given
+    assert set(outputs) - {"query", "parts"} == given
     assert outputs["items"].dtype == np.int64
     assert outputs["scores"].dtype == np.float32
     assert outputs["items"].shape == outputs["scores"].shape
@@ -101,9 +113,10 @@ def test_items_are_candidates_passed_through_or_vocabulary_indices_best_first(sc
         assert (outputs["scores"][inputs["candidates"] < 0] <= PADDING_SCORE).all()
     else:
         assert outputs["items"].min() >= 1
-        assert outputs["items"].max() <= N_VOCABULARY
+        assert outputs["items"].max() <= N_LARGE
         assert all(len(set(row)) == len(row) for row in outputs["items"].tolist())
         assert (np.diff(outputs["scores"], axis=1) <= 0).all()
+        check_parts(outputs)
 
 
 def test_a_row_scores_the_same_alone_and_in_any_batch(scorer: Scorer) -> None:

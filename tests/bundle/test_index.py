@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 from stream.bundle.index import VectorIndex
 from tests.bench.growth_vocabulary import made_up
+
+pytestmark = pytest.mark.skipif(find_spec("faiss") is None, reason="the extra `index` is not installed")
 
 VECTORS, QUERIES = made_up(5_000)
 
@@ -37,7 +41,7 @@ def test_an_event_gets_the_same_in_any_batch(index: VectorIndex) -> None:
 
 def test_what_was_written_is_read_as_the_same_index(index: VectorIndex) -> None:
     """Bytes in, the same answers out; building again gives the same bytes."""
-    again = VectorIndex(index.to_bytes(), VECTORS, index.n_probe)
+    again = VectorIndex(index.to_bytes(), VECTORS, index.n_probe, index.n_checked)
     for one, other in zip(index.search(QUERIES, 50), again.search(QUERIES, 50), strict=True):
         np.testing.assert_array_equal(one, other)
     assert VectorIndex.build(VECTORS).to_bytes() == index.to_bytes()
@@ -75,7 +79,7 @@ def test_what_does_not_belong_together_is_refused(
 ) -> None:
     """Before anybody is answered with it."""
     with pytest.raises(ValueError, match=said):
-        VectorIndex(index.to_bytes() if content is None else content, VECTORS[:n], n_probe)
+        VectorIndex(index.to_bytes() if content is None else content, VECTORS[:n], n_probe, 200)
 
 
 @pytest.mark.parametrize("vectors", [VECTORS[:1_023], VECTORS[0], np.full((2_000, 8), np.nan, np.float32)])

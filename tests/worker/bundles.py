@@ -38,7 +38,7 @@ def _home() -> Path:
 @cache
 def bundle(name: str) -> Path:
     """The folder of a bundle, not to be changed: `ranker`, `ranker-2` (other weights), `recurrent`,
-    `fused` (a sequence model and the ranker behind it), or `other-statistics`, a ranker that wants others of items.
+    `fused` (a sequence model and the ranker behind it), `indexed` and `fused-indexed` (with an index of items), or `other-statistics`, a ranker that wants others of items.
     """
     from tests.bundle import models  # it imports torch, which takes seconds
 
@@ -51,6 +51,10 @@ def bundle(name: str) -> Path:
         models.write_recurrent(folder)
     elif name == "fused":
         models.write_fused(folder)
+    elif name == "indexed":
+        models.write_indexed(folder)
+    elif name == "fused-indexed":
+        models.write_fused_indexed(folder)
     elif name == "other-statistics":
         spec = replace(
             models.FEATURES,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from stream.bundle.service import load_service
 from stream.replay.topics import TopicReader
 from stream.replay.verify import read_published, verify
@@ -14,11 +16,14 @@ from tests.worker.test_worker import clicks
 N_EVENTS = 400
 
 
+@pytest.mark.parametrize("name", ["fused", "fused-indexed"])
 async def test_a_sequence_model_and_its_ranker_serve_together_and_verify_finds_every_answer_again(
-    cluster: Cluster,
+    cluster: Cluster, name: str
 ) -> None:
     """Items are announced first; then clicks, several of each user, in one burst: several waves a batch."""
-    folder = bundle("fused")
+    if name == "fused-indexed":
+        pytest.importorskip("faiss", reason="the extra `index` is not installed")
+    folder = bundle(name)
     worker = cluster.worker(folder)
     await worker.ready()
     items = [

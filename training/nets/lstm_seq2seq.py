@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from training.losses import CatalogueLoss
 from training.nets.embedding import EventEmbedding, RMSNorm
+from training.nets.query import with_one
 from training.nets.scan import linear_scan
 from training.sequences import HORIZONS_MS, SequenceBatch
 
@@ -96,6 +97,15 @@ class LstmSeq2Seq(nn.Module):
         queries, alpha, state = self.step(item, kind, gap_s, value, state)
         scores, index = torch.topk(self.logits((alpha.unsqueeze(-1) * queries).sum(dim=-2)), self.n_best)
         return index + 1, scores, state
+
+    def ask(self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """As `forward`, but for `training.nets.query`: query (B, d + 1) and state."""
+        queries, alpha, state = self.step(item, kind, gap_s, value, state)
+        return with_one((alpha.unsqueeze(-1) * queries).sum(dim=-2)), state
+
+    def ranked_by(self) -> tuple[Tensor, Tensor]:
+        """What `ask` is compared with: items (V, d) and their biases (V,)."""
+        return self.events.items.weight[1:], self.bias
 
     def step(
         self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor

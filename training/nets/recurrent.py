@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.nets.query import with_one
+
 __all__ = ["Recurrent", "RecurrentConfig", "Sequences", "train_recurrent"]
 
 MINUTE_S = 60.0
@@ -106,6 +108,15 @@ class Recurrent(nn.Module):
         state = self._step(self._event(item, kind, gap_s, value), self._fade(gap_s), state)
         scores, indices = torch.topk(self.logits(state), self.n_best)
         return indices + 1, scores, state
+
+    def ask(self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """As `forward`, but for `training.nets.query`: query (B, d + 1) and state."""
+        state = self._step(self._event(item, kind, gap_s, value), self._fade(gap_s), state)
+        return with_one(self.norm(state)), state
+
+    def ranked_by(self) -> tuple[Tensor, Tensor]:
+        """What `ask` is compared with: items (V, d) and their biases (V,)."""
+        return self.items.weight[1:], self.bias
 
     def sequence(self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor) -> Tensor:
         """Whole histories: inputs (B, L), state (B, d) before the first event -> states (B, L, d) after each event."""

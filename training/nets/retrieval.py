@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from training.nets.query import with_one
+
 __all__ = ["ItemTable", "Retriever", "SteppingNet", "WordedRetriever", "mean_of_words", "tell_items"]
 
 
@@ -123,10 +125,18 @@ class Retriever(nn.Module):
     def _ask(
         self, item: Any, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        query, state = self.ask(item, kind, gap_s, value, state)
+        scores, index = torch.topk(query[:, :-1] @ self.table[1:].T + self.net.bias, self.n_best)
+        return index + 1, scores, state, query
+
+    def ask(self, item: Any, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, but for `training.nets.query`: query (B, n_query) and state; `item` as `ItemTable` takes it."""
         queries, alpha, state = self.net.step(item, kind, gap_s, value, state)[:3]
-        query = (alpha.unsqueeze(-1) * queries).sum(dim=-2)  # (B, d)
-        scores, index = torch.topk(query @ self.table[1:].T + self.net.bias, self.n_best)
-        return index + 1, scores, state, torch.cat([query, torch.ones_like(query[:, :1])], dim=-1)
+        return with_one((alpha.unsqueeze(-1) * queries).sum(dim=-2)), state
+
+    def ranked_by(self) -> tuple[Tensor, Tensor]:
+        """What `ask` is compared with: items (V, d) and their biases (V,)."""
+        return self.table[1:], self.net.bias
 
     @torch.no_grad()
     def representation(self) -> Tensor:

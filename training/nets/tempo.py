@@ -122,6 +122,17 @@ class Tempo(nn.Module):
         parts = items[index] @ weighed.transpose(1, 2) + bias[index].unsqueeze(-1) * alpha.unsqueeze(1)
         return index + 1, scores, state, parts
 
+    def ask(self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        """As `forward`, but for `training.nets.query`: query (B, d + 1), state, and queries (B, G, d + 1) of parts."""
+        queries, alpha, state = self.step(item, kind, gap_s, value, state)
+        weight = alpha.unsqueeze(-1)
+        asked = torch.cat([weight * queries, weight], dim=-1)  # (B, G, d + 1): a bias counts as much as its scale
+        return (asked.sum(dim=-2), state, asked) if self.config.n_scales > 1 else (asked.sum(dim=-2), state)
+
+    def ranked_by(self) -> tuple[Tensor, Tensor]:
+        """What `ask` is compared with: items (V, d) and their biases (V,)."""
+        return self._table()
+
     def step(
         self, item: Tensor, kind: Tensor, gap_s: Tensor, value: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from training.losses import CatalogueLoss
 from training.nets.embedding import GAPS_S, EventEmbedding, RMSNorm
+from training.nets.query import with_one
 from training.sequences import SequenceBatch, histories
 
 __all__ = ["Transformer", "TransformerConfig"]
@@ -73,6 +74,16 @@ class Transformer(nn.Module):
         x = self.encode(history_items, -history_age_s, history_kinds, history_values)
         scores, index = torch.topk(self.logits(x[:, -1]), self.n_best)
         return index + 1, scores
+
+    def ask(
+        self, history_items: Tensor, history_age_s: Tensor, history_kinds: Tensor, history_values: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As `forward`, but for `training.nets.query`: query (B, d + 1)."""
+        return (with_one(self.encode(history_items, -history_age_s, history_kinds, history_values)[:, -1]),)
+
+    def ranked_by(self) -> tuple[Tensor, Tensor]:
+        """What `ask` is compared with: items (V, d) and their biases (V,)."""
+        return self.events.items.weight[1:], self.bias
 
     def encode(self, item: Tensor, time_s: Tensor, kind: Tensor, value: Tensor) -> Tensor:
         """(B, T) each -> (B, T, d). Only differences of `time_s` matter; no event sees a later one.
