@@ -38,7 +38,8 @@ def _home() -> Path:
 @cache
 def bundle(name: str) -> Path:
     """The folder of a bundle, not to be changed: `ranker`, `ranker-2` (other weights), `recurrent`,
-    `fused` (a sequence model and the ranker behind it), `indexed` and `fused-indexed` (with an index of items), or `other-statistics`, a ranker that wants others of items.
+    `fused` (a sequence model and the ranker behind it), `indexed` and `fused-indexed` (many items, searched with an
+    index), or `other-statistics`, a ranker that wants others of items.
     """
     from tests.bundle import models  # it imports torch, which takes seconds
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream.bundle.load import load_bundle
 from stream.bundle.service import Arm
 from stream.core.activity import ActivityBatch, concatenated
 from stream.core.assignment import Assignment
@@ -29,6 +30,7 @@ from stream.worker.app import MAX_BATCH
 from stream.worker.processor import Counters, Fetched, Output, Processor
 from tests.wire.malformed import KINDS, REASON_OF, make
 from tests.wire.records import FakeRecord
+from tests.worker.bundles import bundle
 from tests.worker.plain import FEATURES, VOCABULARY, PlainBundle, PlainRecurrent
 
 START_MS = 1_700_000_000_000
@@ -570,3 +572,31 @@ def test_partitions_in_one_step_get_what_each_would_get_alone(
         for kept, output in zip(states, outputs, strict=True):
             kept.update(output.writes)
     assert together.counters == alone.counters
+
+
+# -- a vocabulary that is searched with an index -----------------------------------------------------------------------
+
+
+def test_an_indexed_vocabulary_is_recommended_from_with_reasons_and_without_what_was_seen() -> None:
+    """Events one by one and all in one batch get the same items; seen ones are left out, and lists are full."""
+    pytest.importorskip("faiss", reason="the extra `index` is not installed")
+    loaded = load_bundle(bundle("indexed"))
+    announced = [ItemUpdate(item_id) for item_id in loaded.vocabulary]
+    events = [event(f"user-{n % 3}", f"item-{n * 37 % 900}", n) for n in range(30)]
+    answers = []
+    for at_once in (1, 30):
+        view = ItemStatistics(loaded.features.statistics)
+        view.update_items(announced)
+        view.refresh()
+        desk = Desk(loaded, Policy(10, "history"), view=view)
+        records = [record(offset, fields_) for offset, fields_ in enumerate(events)]
+        answers.append(
+            [one for first in range(0, 30, at_once) for one in said(desk.answer(records[first : first + at_once]))]
+        )
+    alone, together = answers
+    assert list(map(items_of, alone)) == list(map(items_of, together))
+    for number, answer in enumerate(alone):
+        seen = {fields_["item_id"] for fields_ in events[: number + 1] if fields_["user_id"] == answer["user_id"]}
+        assert len(items_of(answer)) == 10
+        assert not seen & set(items_of(answer))
+        assert all(any(reason.startswith("scale:") for reason in item["reasons"]) for item in answer["items"])
