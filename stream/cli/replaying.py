@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import Progress
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["Source", "events_bar", "interruptible", "read_source"]
+
+_SHOWN_EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,8 +132,15 @@ def events_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     bar: Progress
     with progress(unit="events", transient=True) as bar:
         task = bar.add_task(title, total=None)
+        due_s = 0.0
 
         def show(n_done: int, n_all: int) -> None:
+            nonlocal due_s
+            # A rate is the sum of a thousand samples: told after every batch, it took a quarter of a replay's time.
+            now_s = time.monotonic()
+            if now_s < due_s and n_done < n_all:
+                return
+            due_s = now_s + _SHOWN_EVERY_S
             speed = bar.tasks[0].speed
             described = title if speed is None else f"{title} {speed:,.0f}/s"
             bar.update(task, completed=n_done, total=n_all, description=described)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from stream.bundle.load import load_bundle
 from stream.bundle.manifest import Policy as BundlePolicy
+from stream.cli.main import main
 from stream.core.seam import Recommender
 from stream.errors import PolytempoError
 from tests.training.small_shop import shop
@@ -236,3 +238,19 @@ def test_a_bundle_that_does_not_know_its_training_says_so(trained: Trained) -> N
     old = dataclasses.replace(bundle, manifest=replace(bundle.manifest, distributions=UNSET))
     with pytest.raises(PolytempoError, match="does not say what it was trained on"):
         references_of(old)
+
+
+def test_the_drift_command_says_which_feature_moved(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = load_bundle(trained.path).manifest.training
+    log = tmp_path / "log.parquet"
+    shop().events.with_columns(device=pl.lit("fridge")).write_parquet(log)
+    since = str(training.from_ms + 12 * 3_600_000)
+    command = ["drift", "--log", str(log), "-b", str(trained.path), "--since", since, "--window", "1d", "--json"]
+    assert main(command) == 1
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(said["windows"]) >= 2
+    for window in said["windows"]:
+        assert window["psi"]["context:segment/device/0"] > 0.25
+        assert window["until_ms"] - window["from_ms"] == 86_400_000
