@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from rich.progress import Progress
 
 from stream.bundle.load import load_bundle
@@ -94,7 +95,7 @@ class Ways:
         events: by source, the fingerprint of its events.
         metrics: by way, the metrics of each run.
         lists: by way and run, a hash over every target's list and place.
-        max_score_difference: of a bundle's scores between any way and the first.
+        max_score_difference: of a bundle's scores between any way and the first; relative, where a score is above 1.
         seconds: by way.
     """
 
@@ -172,7 +173,7 @@ def compare(
             first = first or outcomes
             for one, two in zip(first, outcomes, strict=True):
                 alike = one.scores.shape == two.scores.shape
-                worst = max(worst, float(np.abs(one.scores - two.scores).max(initial=0.0)) if alike else math.inf)
+                worst = max(worst, _difference(one.scores, two.scores) if alike else math.inf)
     return Ways(found.events, found.metrics, found.lists, worst, found.seconds)
 
 
@@ -194,6 +195,10 @@ def _metrics(outcome: Outcome) -> dict[str, float]:
     # How many events were replayed is no metric: users without a target are not waited for at the log's end.
     clock = ("seconds", "events_per_s", "n_events", "n_scored")
     return {name: figure for name, figure in outcome.metrics().items() if name not in clock}
+
+
+def _difference(one: NDArray[np.float32], two: NDArray[np.float32]) -> float:
+    return float((np.abs(one - two) / np.maximum(np.abs(one), 1)).max(initial=0.0))
 
 
 def _digest(material: Material, outcome: Outcome) -> str:
