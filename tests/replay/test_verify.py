@@ -98,11 +98,10 @@ async def served(cluster: Cluster) -> Cluster:
     return cluster
 
 
-async def tampered(cluster: Cluster, **changes: Any) -> None:
-    """Publish a late recommendation once more, changed."""
-    published = await cluster.recommendations()
-    last_views = sorted({each["activity_offset"] for each in published})
-    chosen = next(each for each in reversed(published) if each["activity_offset"] == last_views[-1] and each["items"])
+async def tampered(cluster: Cluster, published: list[dict[str, Any]], **changes: Any) -> None:
+    """Publish a late one of these recommendations once more, changed."""
+    last_view = max(each["activity_offset"] for each in published)
+    chosen = next(each for each in reversed(published) if each["activity_offset"] == last_view and each["items"])
     changed = {**chosen, **{name: change(chosen) for name, change in changes.items()}}
     await cluster.send([(chosen["user_id"].encode(), json.dumps(changed).encode())], cluster.names.recommendations)
 
@@ -118,11 +117,13 @@ async def test_what_is_wrong_is_found_and_explained(served: Cluster) -> None:
     def shifted(one: dict[str, Any]) -> list[dict[str, Any]]:
         return [{**each, "score": each["score"] + 0.01} for each in one["items"]]
 
-    await tampered(served, activity_offset=lambda one: one["activity_offset"] // 2)  # far enough back for another list
-    await tampered(served, items=swapped)
-    await tampered(served, items=shifted)
-    await tampered(served, source=lambda one: {**one["source"], "offset": 10**6})
-    await tampered(served, model=lambda _: "somebody@1")
+    genuine = await served.recommendations()
+    # half of the way back is far enough for another list
+    await tampered(served, genuine, activity_offset=lambda one: one["activity_offset"] // 2)
+    await tampered(served, genuine, items=swapped)
+    await tampered(served, genuine, items=shifted)
+    await tampered(served, genuine, source=lambda one: {**one["source"], "offset": 10**6})
+    await tampered(served, genuine, model=lambda _: "somebody@1")
     verdict = verified(served, "ranker")
     assert verdict.n == whole.n + 4
     assert verdict.n_other_bundle == 1
