@@ -99,8 +99,14 @@ def worker(
     refresh_s = parse_duration_ms(refresh) / 1000
     if store == "rocksdb" and data is None:
         raise PolytempoError("--store rocksdb keeps states in a folder.", "Name it with --data.")
-    settings, watched = connection.settings(), observing.observing(refresh_s)
     user_keys = UserKeys.read()
+    try:
+        settings, watched = connection.settings(), observing.observing(refresh_s)
+    except PolytempoError as error:
+        if log_format == "text":
+            raise
+        set_up_logging(log_level, log_format, user_keys.secrets)
+        return _logged(error)
     secrets = [*user_keys.secrets, settings.password or "", "" if watched.token is None else watched.token.secret]
     set_up_logging(log_level, log_format, secrets)
     config = WorkerConfig(
@@ -122,8 +128,13 @@ def worker(
     try:
         return _serve(Worker(config, settings, TopicNames(connection.prefix)), quiet=True, json=json)
     except PolytempoError as error:
-        logger.error(error.message, extra={"hint": error.hint})  # noqa: TRY400 - what is expected has no traceback
-        return 2
+        return _logged(error)
+
+
+def _logged(error: PolytempoError) -> int:
+    """The exit code, after an expected error has become a line of the log instead of one for people."""
+    logger.error(error.message, extra={"hint": error.hint})
+    return 2
 
 
 def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:

@@ -289,4 +289,4 @@ async def test_every_line_of_a_workers_log_is_json_and_none_has_the_password(
     assert "stopped" in said
     last = json.loads(refused.stderr.read_text().splitlines()[-1])
     assert last["level"] == "error"
-    assert "no Kafka answers" in last["message"]
+    assert "asks for no user and no password" in last["message"]

@@ -38,9 +38,11 @@ def test_a_broker_whose_clock_is_ahead_makes_no_negative_times() -> None:
 
 
 def test_outcomes_add_up_to_the_records_whatever_became_of_items() -> None:
-    counters = Counters(n_records=20, n_replayed=3, n_duplicates=2, n_dead_letters=6, n_items_refused=2)
+    counters = Counters(
+        n_records=21, n_replayed=3, n_duplicates=2, n_impressions=1, n_dead_letters=6, n_items_refused=2
+    )
     found = outcomes(counters)
-    assert found == {"applied": 11, "duplicate": 2, "replayed": 3, "refused": 4}
+    assert found == {"applied": 11, "duplicate": 2, "replayed": 3, "impression": 1, "refused": 4}
     assert sum(found.values()) == counters.n_records
 
 
