@@ -54,9 +54,12 @@ class Running:
         """Its standard output so far."""
         return self.stdout.read_bytes()[self.began_bytes :].decode()
 
-    async def ready(self, timeout_s: float = 90.0) -> None:
-        """Until it answers events."""
-        await until(lambda: '"ready"' in self.said() or self.process.poll() is not None, timeout_s)
+    async def ready(self, timeout_s: float = 200.0) -> None:
+        """Until it answers events; what it said of itself is the message if it does not."""
+        try:
+            await until(lambda: '"ready"' in self.said() or self.process.poll() is not None, timeout_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"not ready in {timeout_s:.0f} s: {self.stderr.read_text()[-3000:]}") from error
         assert self.process.poll() is None, self.stderr.read_text()[-3000:]
 
     async def ended(self, timeout_s: float = 60.0) -> int:
