@@ -62,7 +62,7 @@ from training.indexing import IndexSettings, build_index, real_rows
 from training.nets.query import query_module, vectors_of
 from training.sequences import SequenceBatch
 
-__all__ = ["OPSET", "ModuleScorer", "SequenceModel", "example_inputs", "export_module", "served", "write_bundle"]
+__all__ = ["OPSET", "ModuleScorer", "RetrievalModel", "example_inputs", "export_module", "served", "write_bundle"]
 
 OPSET: Final = 20
 """ONNX operators' version: pinned, so that a newer PyTorch does not silently need a newer runtime."""
@@ -231,7 +231,7 @@ def export_module(scorer: ModuleScorer, example: Arrays) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SequenceModel:
+class RetrievalModel:
     """A sequence model that goes before a ranker.
 
     Attributes:
@@ -288,7 +288,7 @@ def write_bundle(
     distributions: Mapping[str, Binned] | None = None,
     example: Arrays | None = None,
     replace: bool = False,
-    retrieval: SequenceModel | None = None,
+    retrieval: RetrievalModel | None = None,
     index: IndexSettings = IndexSettings(),  # noqa: B008  it is frozen
     histories: SequenceBatch | None = None,
 ) -> Manifest:
@@ -373,7 +373,7 @@ def write_bundle(
     return manifest
 
 
-def served(model: SequenceModel, features: FeatureSpec, n_vocabulary: int) -> OnnxScorer:
+def served(model: RetrievalModel, features: FeatureSpec, n_vocabulary: int) -> OnnxScorer:
     """A sequence model as it will be served, before there is a bundle around it; always with all items in the graph."""
     offered = menu(features, model.n_state)
     exported = _exported(

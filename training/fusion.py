@@ -21,7 +21,7 @@ from stream.core.catalogue import ItemUpdate
 from stream.core.content import N_TOKENS, buckets, content_keys
 from stream.core.features import FeatureSpec, candidate_feature_names, context_feature_names
 from training.config import FusionTraining
-from training.export import SequenceModel
+from training.export import RetrievalModel
 from training.fit import FitConfig, fit
 from training.log import Log
 from training.losses import full_cross_entropy
@@ -47,10 +47,10 @@ class Member:
     vocabulary: list[str]
 
     @property
-    def model(self) -> SequenceModel:
+    def model(self) -> RetrievalModel:
         """As `write_bundle` takes it."""
         inputs = (*_EVENT, "item_content") if isinstance(self.retriever, WordedRetriever) else _EVENT
-        return SequenceModel(self.retriever, inputs, self.retriever.n_state)
+        return RetrievalModel(self.retriever, inputs, self.retriever.n_state)
 
 
 def slices(log: Log, targets: Targets, from_ms: int, split_ms: int, share: float) -> tuple[slice, Targets]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -46,16 +47,16 @@ KINDS: Final[dict[str, type[SequenceTraining]]] = {
 _EVENT: Final = ("item", "kind", "gap_s", "value", "state")
 
 
-class SequenceModel(nn.Module):
+class SequenceModel(nn.Module, ABC):
     """What every model of `training.nets` offers beside `forward`; only for types, none inherits from it."""
 
+    @abstractmethod
     def loss(self, batch: SequenceBatch, catalogue_loss: CatalogueLoss) -> Tensor:
         """A scalar."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, batch: SequenceBatch, at: Tensor) -> Tensor:
         """Scores (B, V) right after event `at` (B,) of each sequence."""
-        raise NotImplementedError
 
 
 def build(

@@ -40,7 +40,7 @@ from training.config import (
 )
 from training.drift import reference_of
 from training.evaluate import Baselines, Evaluation, evaluate
-from training.export import SequenceModel, served, write_bundle
+from training.export import RetrievalModel, served, write_bundle
 from training.fit import Journal
 from training.fusion import fusion_inputs, sequences_of, slices, train_member, untrained_fusion
 from training.indexing import IndexSettings, some_histories
@@ -562,7 +562,7 @@ class _Writer:
     space: Any
     vocabulary: list[str] | None = None
     n_state: int = 0
-    retrieval: SequenceModel | None = None
+    retrieval: RetrievalModel | None = None
     parts: tuple[str, ...] = ()
     histories: SequenceBatch | None = None
 

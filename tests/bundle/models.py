@@ -16,7 +16,7 @@ from stream.bundle.scorer import check_shapes
 from stream.core.candidates import CandidateSpec
 from stream.core.content import N_TOKENS
 from stream.core.features import FeatureSpec, TensorSpec, menu
-from training.export import SequenceModel, write_bundle
+from training.export import RetrievalModel, write_bundle
 from training.indexing import IndexSettings
 from training.nets.fusion import WordedFusion
 from training.nets.ranker import RankerConfig
@@ -192,7 +192,7 @@ def write_fused(path: Path, *, seed: int = 0, net: Tempo | None = None, **change
         "version": seed + 1,
         "training": TRAINING,
         "vocabulary": [f"item-{number}" for number in range(before.net.config.n_items)],
-        "retrieval": SequenceModel(before, ASKING_INPUTS, before.n_state),
+        "retrieval": RetrievalModel(before, ASKING_INPUTS, before.n_state),
     }
     return write_bundle(path, **(fields | changes))
 
