@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stream.cli.console import people, print_json, progress, results
 from stream.cli.options import KafkaOptions
-from stream.cli.produce import parse_time
+from stream.cli.replaying import read_answers
 from stream.errors import PolytempoError
 from stream.kafka.topics import TopicNames
 
@@ -55,14 +55,10 @@ def offpolicy(
     from stream.bundle.service import load_service
     from stream.feedback.codec import decode_feedback
     from stream.feedback.offpolicy import estimate
-    from stream.replay.forgotten import read_forgotten
     from stream.replay.offpolicy import judge_lists
     from stream.replay.topics import TopicReader
-    from stream.replay.verify import read_published
     from stream.wire.messages import Outcome
 
-    if not 0 < sample <= 1:
-        raise PolytempoError(f"{sample:g} is no share of the lists.", "Ask for 0.1, or 1 for all.")
     connection = KafkaOptions() if connection is None else connection
     settings, names = connection.settings(), TopicNames(connection.prefix)
     service, other = load_service(experiment), load_service(target)
@@ -71,17 +67,8 @@ def offpolicy(
         raise PolytempoError(f"{target} has no variant {variant!r}.")
     hits: dict[str, set[int]] = {}
     with progress(unit="lists", transient=True) as bar:
-        reading = bar.add_task("reading", total=None)
         with TopicReader(settings) as reader:
-            answers = read_published(
-                reader,
-                names.recommendations,
-                since_ms=None if since is None else parse_time(since),
-                until_ms=None if until is None else parse_time(until),
-                sample=sample,
-                forgotten=read_forgotten(reader, names),
-                on_progress=lambda done, n_all: bar.update(reading, completed=done, total=n_all),
-            )
+            answers = read_answers(reader, names, bar, since=since, until=until, sample=sample)
             for _, records in reader.read(names.feedback, reader.bounds(names.feedback)):
                 for record in records:
                     found = decode_feedback(record.value)

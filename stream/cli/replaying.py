@@ -15,14 +15,19 @@ from rich.progress import Progress
 from stream.cli.columns import FileColumns
 from stream.cli.console import people, progress
 from stream.cli.options import KafkaOptions
+from stream.cli.produce import parse_time
 from stream.core.catalogue import ItemUpdate
 from stream.errors import PolytempoError
+from stream.kafka.topics import TopicNames
 from stream.logs import open_log, read_items
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Source", "events_bar", "interruptible", "read_source"]
+    from stream.replay.topics import TopicReader
+    from stream.replay.verify import Answers
+
+__all__ = ["Source", "events_bar", "interruptible", "read_answers", "read_source"]
 
 _SHOWN_EVERY_S: Final = 0.1
 
@@ -146,3 +151,28 @@ def events_bar(title: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=n_done, total=n_all, description=described)
 
         yield show
+
+
+def read_answers(
+    reader: TopicReader, names: TopicNames, bar: Progress, *, since: str | None, until: str | None, sample: float
+) -> Answers:
+    """The published recommendations for a range of events, without those of forgotten users; `bar` shows how far it is.
+
+    Raises:
+        PolytempoError: a time or the share cannot be.
+    """
+    from stream.replay.forgotten import read_forgotten
+    from stream.replay.verify import read_published
+
+    if not 0 < sample <= 1:
+        raise PolytempoError(f"{sample:g} is no share of the recommendations.", "Ask for 0.1, or 1 for all.")
+    reading = bar.add_task("reading", total=None)
+    return read_published(
+        reader,
+        names.recommendations,
+        since_ms=None if since is None else parse_time(since),
+        until_ms=None if until is None else parse_time(until),
+        sample=sample,
+        forgotten=read_forgotten(reader, names),
+        on_progress=lambda done, n_all: bar.update(reading, completed=done, total=n_all),
+    )

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from stream.cli.console import people, print_json, progress, results
 from stream.cli.options import KafkaOptions
-from stream.cli.produce import parse_time
+from stream.cli.replaying import read_answers
 from stream.errors import PolytempoError
 from stream.kafka.topics import TopicNames
 
@@ -60,30 +60,18 @@ def verify(
         json: Print one line at the end: {"identical": share, "n": …, "max_score_difference": …, …}.
     """
     from stream.bundle.service import load_service
-    from stream.replay.forgotten import read_forgotten
     from stream.replay.topics import TopicReader
-    from stream.replay.verify import TOLERANCE, read_published
+    from stream.replay.verify import TOLERANCE
     from stream.replay.verify import verify as compare
 
-    if not 0 < sample <= 1:
-        raise PolytempoError(f"{sample:g} is no share of the recommendations.", "Ask for 0.1, or 1 for all.")
     connection = KafkaOptions() if connection is None else connection
     settings, names = connection.settings(), TopicNames(connection.prefix)
     if not bundle and not experiment:
         raise PolytempoError("nothing is named to compare with.", "Name bundles with --bundle, or an --experiment.")
     services = [load_service(path, n=n, seen=seen) for path in (*(bundle or ()), *(experiment or ()))]
     with progress(unit="recommendations", transient=True) as bar:
-        reading = bar.add_task("reading", total=None)
         with TopicReader(settings) as reader:
-            answers = read_published(
-                reader,
-                names.recommendations,
-                since_ms=None if since is None else parse_time(since),
-                until_ms=None if until is None else parse_time(until),
-                sample=sample,
-                forgotten=read_forgotten(reader, names),
-                on_progress=lambda done, n_all: bar.update(reading, completed=done, total=n_all),
-            )
+            answers = read_answers(reader, names, bar, since=since, until=until, sample=sample)
         comparing = bar.add_task("replaying", total=None)
         verdict = compare(
             settings,

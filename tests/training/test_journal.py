@@ -9,26 +9,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stream.cli.main import main
+from tests.training.tiny_shop import TINY_SHOP
 from training.journal import tensorboard
 
-CONFIG = """
+CONFIG = f"""
 period = "1h"
-[bundle]
-path = "unused"
-name = "tiny"
-[data.simulate]
-seed = 5
-days = 1.5
-n_users = 60
-n_items = 40
-n_categories = 4
-events_per_day = 1_000
-[features]
-popularity = ["all:1h"]
-co_visitation = ["any:1d"]
-slots = 8
-lists = { "all:1h" = 20 }
-[model]
+{TINY_SHOP}[model]
 kind = "moving_average"
 d = 8
 n_best = 20

@@ -17,6 +17,7 @@ import torch
 
 from stream.bundle.load import load_bundle
 from tests.training.sequence_nets import N_ITEMS, made_up
+from tests.training.tiny_shop import TINY_SHOP
 from training.fit import Checkpoint, FitConfig, Fitted, fit
 from training.losses import full_cross_entropy
 from training.nets.tempo import Tempo, TempoConfig
@@ -130,24 +131,9 @@ def test_each_row_is_one_processs_and_one_without_rows_has_nothing_to_predict() 
     assert not idle.target.any()
 
 
-CONFIGURATION = """
+CONFIGURATION = f"""
 period = "10m"
-[bundle]
-path = "unused"
-name = "tiny"
-[data.simulate]
-seed = 5
-days = 1.5
-n_users = 60
-n_items = 40
-n_categories = 4
-events_per_day = 1_000
-[features]
-popularity = ["all:1h"]
-co_visitation = ["any:1d"]
-slots = 8
-lists = { "all:1h" = 20 }
-[model]
+{TINY_SHOP}[model]
 kind = "tempo"
 d = 8
 n_scales = 2
