@@ -24,10 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from stream.bundle.load import load_bundle
-from stream.core.statistics import ItemStatistics
 from stream.errors import PolytempoError
-from stream.wire.activity import decode_activity
+from tests.bench.history import history_of
 from tests.bench.path import (
     Answers,
     Measured,
@@ -40,11 +38,10 @@ from tests.bench.path import (
     measure,
     median_stages,
 )
-from tests.bench.path_events import Pair, load_events
+from tests.bench.path_events import load_events
 from tests.bench.peer_env import PEERS, Peer, environment
-from tests.bench.peer_job import Record, processor_of
 
-__all__ = ["LABELS", "PEER_EVENTS", "bytewax_offsets", "history_of", "run", "same_lists"]
+__all__ = ["LABELS", "PEER_EVENTS", "bytewax_offsets", "run", "same_lists"]
 
 PEER_EVENTS: Final = {
     ("faust", "event"): 1,
@@ -66,7 +63,6 @@ LABELS: Final = {
 }
 _TOLERANCE: Final = 1e-4
 _N_HISTORY: Final = 5_000
-_BATCH: Final = 256
 
 
 @dataclass(slots=True)
@@ -135,30 +131,6 @@ def same_lists(wanted: Answers, found: Answers) -> str:
     return ""
 
 
-def history_of(bundle: Path, pairs: list[Pair]) -> list[bytes]:
-    """The item activity of events that were answered before, as messages."""
-    loaded = load_bundle(bundle)
-    view = ItemStatistics(loaded.features.statistics)
-    processor = processor_of(loaded, view)
-    states: dict[bytes, bytes | None] = {}
-    messages = []
-    for first in range(0, len(pairs), _BATCH):
-        chunk = pairs[first : first + _BATCH]
-        records = [Record(first + row, None, key, value) for row, (key, value) in enumerate(chunk)]
-        output = processor.process(
-            records,
-            lambda keys: [states.get(key) for key in keys],
-            topic="history",
-            partition=0,
-            covers=(first, first + len(chunk) - 1),
-        )
-        states.update(output.writes)
-        if output.activity is not None:
-            messages.append(output.activity)
-            view.apply(decode_activity(output.activity))
-    return messages
-
-
 def bytewax_offsets(store: Path) -> int:
     """Input events that a Bytewax recovery store would not read again: the sum of the offsets that it resumes from."""
     newest: dict[str, int] = {}
@@ -201,7 +173,7 @@ async def _run(options: PathOptions, say: Callable[[str], object]) -> dict[str, 
         tempfile.TemporaryDirectory(prefix="polytempo-bench-") as name,
     ):
         folder = Path(name)
-        history = history_of(bundle, before)
+        history = history_of(bundle, before).activity
 
         async def one(subject: Subject, n_events: int, **wanted: bool) -> Measured:
             backlog = pairs[:n_events]

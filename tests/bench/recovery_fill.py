@@ -8,12 +8,9 @@ from pathlib import Path
 import numpy as np
 from aiokafka import AIOKafkaProducer
 
-from stream.bundle.load import load_bundle
-from stream.core.statistics import ItemStatistics
 from stream.kafka.settings import KafkaSettings
-from stream.wire.activity import decode_activity
+from tests.bench.history import history_of
 from tests.bench.path_events import Pair, load_events
-from tests.bench.peer_job import Record, processor_of
 
 __all__ = ["activity_messages", "fill", "made_up_states", "users_of"]
 
@@ -23,44 +20,16 @@ _N_SAMPLE = 4_000
 
 def made_up_states(bundle: Path) -> list[bytes]:
     """Records of some hundred users of a simulated shop, as if they came from elsewhere: no offset is applied yet."""
-    loaded = load_bundle(bundle)
-    processor = processor_of(loaded, ItemStatistics(loaded.features.statistics))
-    stored: dict[bytes, bytes | None] = {}
-    for first, records in _batches(load_events(_N_SAMPLE, n_users=2_000, n_items=500), 256):
-        output = processor.process(
-            records,
-            lambda keys: [stored.get(key) for key in keys],
-            topic="history",
-            partition=0,
-            covers=(first, first + len(records) - 1),
-        )
-        stored.update(output.writes)
-    spec = processor.state_spec
-    states = np.frombuffer(bytearray(b"".join(raw for raw in stored.values() if raw is not None)), spec.dtype)
+    left = history_of(bundle, load_events(_N_SAMPLE, n_users=2_000, n_items=500))
+    joined = bytearray(b"".join(raw for raw in left.states.values() if raw is not None))
+    states = np.frombuffer(joined, left.spec.dtype)
     states["source"], states["source_offset"] = 0, -1
     return [row.tobytes() for row in states]
 
 
 def activity_messages(bundle: Path, n_messages: int, n_each: int = 8) -> list[bytes]:
     """Messages of item activity, each of a batch of `n_each` events."""
-    loaded = load_bundle(bundle)
-    view = ItemStatistics(loaded.features.statistics)
-    processor = processor_of(loaded, view)
-    stored: dict[bytes, bytes | None] = {}
-    messages: list[bytes] = []
-    for first, records in _batches(load_events(n_messages * n_each, n_users=20_000, n_items=3_000), n_each):
-        output = processor.process(
-            records,
-            lambda keys: [stored.get(key) for key in keys],
-            topic="history",
-            partition=0,
-            covers=(first, first + len(records) - 1),
-        )
-        stored.update(output.writes)
-        if output.activity is not None:
-            messages.append(output.activity)
-            view.apply(decode_activity(output.activity))
-    return messages
+    return history_of(bundle, load_events(n_messages * n_each, n_users=20_000, n_items=3_000), n_each).activity
 
 
 def users_of(states: list[bytes], n_users: int, n_partitions: int, partition: int) -> Iterable[Pair]:
@@ -99,9 +68,3 @@ async def fill(
     finally:
         await producer.stop()
     return n_bytes
-
-
-def _batches(pairs: list[Pair], size: int) -> Iterable[tuple[int, list[Record]]]:
-    for first in range(0, len(pairs), size):
-        chunk = pairs[first : first + size]
-        yield first, [Record(first + row, None, key, value) for row, (key, value) in enumerate(chunk)]

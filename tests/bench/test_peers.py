@@ -9,9 +9,10 @@ import pytest
 
 from stream.errors import PolytempoError
 from stream.kafka.settings import KafkaSettings
+from tests.bench.history import history_of
 from tests.bench.path import PathOptions, Subject, measure
 from tests.bench.path_events import load_events
-from tests.bench.path_peers import PEER_EVENTS, bytewax_offsets, history_of, same_lists
+from tests.bench.path_peers import PEER_EVENTS, bytewax_offsets, same_lists
 from tests.bench.peer_env import PEERS, Peer, environment, find_environment
 from tests.bundle.models import write_ranker
 
@@ -96,7 +97,7 @@ async def test_a_peer_gives_the_answers_of_plain_faust(
     bundle = tmp_path / "ranker"
     write_ranker(bundle)
     shop = load_events(160, n_users=20, n_items=60)
-    history, pairs = history_of(bundle, shop[:100]), shop[100:]
+    history, pairs = history_of(bundle, shop[:100]).activity, shop[100:]
     assert history
     options = PathOptions(n_partitions=2)
     stored = None if peer.in_kafka else bytewax_offsets
