@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from stream.core.catalogue import ItemUpdate
 from stream.core.content import N_TOKENS, buckets, content_keys
@@ -32,8 +33,25 @@ from training.nets.retrieval import Retriever, WordedRetriever, tell_items
 from training.nets.tempo import Tempo, TempoConfig
 from training.sequences import HORIZONS_MS, SequenceBatch, UserSequences, batches
 from training.targets import Targets
+from training.warm import Start
 
-__all__ = ["Member", "fusion_inputs", "live_columns", "sequences_of", "slices", "train_member", "untrained_fusion"]
+__all__ = [
+    "MEMBER",
+    "RANKER",
+    "Member",
+    "both",
+    "fusion_inputs",
+    "live_columns",
+    "sequences_of",
+    "slices",
+    "train_member",
+    "untrained_fusion",
+]
+
+MEMBER: Final = "member."
+"""What the names of the sequence model's weights begin with where both halves are kept together."""
+RANKER: Final = "ranker."
+"""The same of the ranker's."""
 
 _EVENT = ("item", "kind", "gap_s", "value", "state")
 _RANKED = ("candidates", "candidate_features", "context_features", "candidate_index", "query")
@@ -102,28 +120,20 @@ def train_member(
     *,
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
+    start: Start | None = None,
 ) -> Member:
     """Train the sequence model.
 
     Args:
         items: what is known of items; their words are used where the specification asks for words.
         on_step: called after each step with the number of steps taken.
+        start: weights to begin with, those of a sequence model of the same kind.
     """
     torch.manual_seed(seed)
-    n_items = len(sequences.vocabulary)
-    net: Tempo | LstmSeq2Seq
-    if training.net == "tempo":
-        net = Tempo(
-            TempoConfig(
-                n_items, d=training.d, n_layers=training.layers, n_scales=training.scales, dropout=training.dropout
-            )
-        )
-    else:
-        net = LstmSeq2Seq(LstmSeq2SeqConfig(n_items, d=training.d, dropout=training.dropout))
-    if spec.n_content > 0:
-        tell_items(
-            net, torch.from_numpy(_words(sequences.vocabulary, items, spec.n_content)), spec.n_content, training.forget
-        )
+    vocabulary = sequences.vocabulary
+    net = _untrained_net(vocabulary, spec, items, training)
+    if start is not None:
+        start.give(net, vocabulary, _tables(spec, training))
 
     def an_epoch(epoch: int) -> Iterator[SequenceBatch]:
         return batches(
@@ -144,7 +154,12 @@ def train_member(
     )
     n_best = max(1, spec.candidates.n_retrieved)
     kind = WordedRetriever if spec.n_content > 0 else Retriever
-    return Member(kind(net, n_best).eval(), sequences.vocabulary)
+    return Member(kind(net, n_best).eval(), vocabulary)
+
+
+def both(member: Member, ranker: Fusion) -> nn.Module:
+    """The two halves as one module, whose weights are kept beside a bundle; see `MEMBER` and `RANKER`."""
+    return nn.ModuleDict({MEMBER[:-1]: member.retriever.net, RANKER[:-1]: ranker})
 
 
 def fusion_inputs(spec: FeatureSpec) -> tuple[str, ...]:
@@ -173,6 +188,34 @@ def live_columns(spec: FeatureSpec) -> tuple[int, ...]:
     """Columns of the candidates' features that come from live statistics of items, not from the user's record."""
     live = ("popularity", "lag1", "lag2", "lag3", "earlier", "near")
     return tuple(at for at, name in enumerate(candidate_feature_names(spec)) if name.partition("/")[0] in live)
+
+
+def _untrained_net(
+    vocabulary: Sequence[str], spec: FeatureSpec, items: Sequence[ItemUpdate], training: FusionTraining
+) -> Tempo | LstmSeq2Seq:
+    net: Tempo | LstmSeq2Seq
+    if training.net == "tempo":
+        net = Tempo(
+            TempoConfig(
+                len(vocabulary),
+                d=training.d,
+                n_layers=training.layers,
+                n_scales=training.scales,
+                dropout=training.dropout,
+            )
+        )
+    else:
+        net = LstmSeq2Seq(LstmSeq2SeqConfig(len(vocabulary), d=training.d, dropout=training.dropout))
+    if spec.n_content > 0:
+        words = torch.from_numpy(_words(vocabulary, items, spec.n_content))
+        tell_items(net, words, spec.n_content, training.forget)
+    return net
+
+
+def _tables(spec: FeatureSpec, training: FusionTraining) -> frozenset[str]:
+    """Names of the sequence model's weights with a row for each item: those that another vocabulary makes longer."""
+    few, more = (_untrained_net(ids, spec, [], training).state_dict() for ids in (["a"], ["a", "b"]))
+    return frozenset(name for name, tensor in few.items() if tensor.shape != more[name].shape)
 
 
 def _words(vocabulary: Sequence[str], items: Sequence[ItemUpdate], n_content: int) -> NDArray[np.int64]:

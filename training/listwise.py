@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.config import RankerTraining
-from training.nets.fusion import Fusion
+from training.nets.fusion import GIVEN, Fusion
 from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 from training.rows import Rows
 from training.warm import Start
@@ -76,12 +76,19 @@ def fit_fusion(
     *,
     seed: int = 0,
     on_step: Callable[[int, float], None] | None = None,
+    start: Start | None = None,
 ) -> Fusion:
-    """A ranker that hears a sequence model, trained on what it heard, in evaluation mode."""
+    """A ranker that hears a sequence model, trained on what it heard, in evaluation mode.
+
+    Args:
+        start: see `fit_ranker`; what a sequence model gave to the ranker before is left where it is.
+    """
     there, features, context, _ = _batch(rows, _sample(rows))
     with torch.no_grad():
         told = model.told(features, *_heard(rows, _sample(rows)))
     model.standardise(told[there], context)
+    if start is not None:
+        start.without(GIVEN).give(model)
 
     def scores(of: Fusion, index: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
         return _fusion_scores(rows, of, index)

@@ -6,7 +6,8 @@
     channel   active: shop-1  -------------------------------------->  active: shop-20260102T0300
 
 The range is copied to files first, so that a run that is killed goes on with what it began with, whatever arrives
-meanwhile. The channel changes in the last step and in that one only.
+meanwhile, unless it is a marker that somebody was forgotten: then the copy is thrown away. The channel changes in the
+last step and in that one only.
 """
 
 from __future__ import annotations
@@ -31,9 +32,19 @@ from stream.core.catalogue import ItemUpdate
 from stream.core.scales import DAY_MS
 from stream.errors import PolytempoError
 from stream.replay.events import read_events, read_item_updates
+from stream.replay.forgotten import Forgotten
 from stream.replay.topics import TopicReader
 from training.backtest.significance import Interval, gains, paired_difference
-from training.config import Config, Data, RankerTraining, SequenceTraining, Window, feature_spec, span_ms
+from training.config import (
+    Config,
+    Data,
+    FusionTraining,
+    RankerTraining,
+    SequenceTraining,
+    Window,
+    feature_spec,
+    span_ms,
+)
 from training.processes import ALONE, Processes
 from training.reporter import Reporter
 from training.train import Material, Trained, evaluate_bundle, prepare, train
@@ -97,6 +108,7 @@ class Retrained:
         n_new_items: items of the vocabulary that the bundle before did not have; None without a vocabulary.
         difference: new less old, in NDCG a target of the latest slice; None where nothing was compared.
         n_events: in the range.
+        n_forgotten: records left out because their user was forgotten after them.
         resumed: whether a run that had been cut off was gone on with.
     """
 
@@ -107,6 +119,7 @@ class Retrained:
     n_new_items: int | None
     difference: Interval | None
     n_events: int
+    n_forgotten: int
     resumed: bool
 
 
@@ -115,6 +128,7 @@ class _Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     fingerprint: str
     until_ms: int
+    n_forgotten: int
 
     @property
     def version(self) -> str:
@@ -150,6 +164,7 @@ def retrain(
     command: str,
     report: Reporter,
     processes: Processes = ALONE,
+    forgotten: Forgotten | None = None,
 ) -> Retrained:
     """Read, train, judge, and promote what is not worse.
 
@@ -159,6 +174,7 @@ def retrain(
         folder: see `working`; what an earlier run left there is gone on with if it set out to do the same.
         now_ms: end of the range.
         command: for the bundle's manifest.
+        forgotten: whose events are left out. What an earlier run copied before one of these markers is read anew.
 
     Raises:
         PolytempoError: the range cannot be read or has too little in it, or the two bundles cannot be compared.
@@ -166,11 +182,13 @@ def retrain(
     """
     current = resolve(channel) if channel.exists() else None
     digest = "" if current is None else read_manifest(current).digest()
-    fingerprint = hashlib.sha256(msgspec.json.encode([config, wanted, plan, digest])).hexdigest()
+    forgotten = Forgotten() if forgotten is None else forgotten
+    intention = msgspec.json.encode([config, wanted, plan, digest, forgotten.digest])
+    fingerprint = hashlib.sha256(intention).hexdigest()
     begun = _begun(folder, fingerprint, now_ms)
     resumed = begun is not None
     if begun is None:
-        begun = _snapshot(config, reader, wanted, folder, now_ms, fingerprint, report)
+        begun = _snapshot(config, reader, wanted, forgotten, folder, now_ms, fingerprint, report)
     tables = pl.read_parquet(folder / _EVENTS), pl.read_parquet(folder / _ITEMS)
     start = None if current is None else _start(config, current)
     bundle = channel.parent / f"{config.bundle.name}-{begun.version}"
@@ -201,6 +219,7 @@ def retrain(
         n_new_items=_n_new(bundle, current),
         difference=difference,
         n_events=len(tables[0]),
+        n_forgotten=begun.n_forgotten,
         resumed=resumed,
     )
 
@@ -218,6 +237,7 @@ def _snapshot(
     config: Config,
     reader: TopicReader,
     wanted: Slice,
+    forgotten: Forgotten,
     folder: Path,
     now_ms: int,
     fingerprint: str,
@@ -239,15 +259,17 @@ def _snapshot(
         known_types=types.codes(),
         since_ms=now_ms - wanted.span_ms,
         until_ms=now_ms + 1,
+        forgotten=forgotten,
         on_progress=progress,
     )
     if len(found.table) == 0:
         raise PolytempoError(
-            f"{wanted.events} has no event of this range.", f"{found.n_refused:,} were refused; --since reaches back."
+            f"{wanted.events} has no event of this range.",
+            f"{found.n_refused:,} were refused, {found.n_forgotten:,} were of forgotten users; --since reaches back.",
         )
     found.table.write_parquet(folder / _EVENTS)
     _table(read_item_updates(reader, wanted.items)).write_parquet(folder / _ITEMS)
-    begun = _Begun(fingerprint, now_ms)
+    begun = _Begun(fingerprint, now_ms, found.n_forgotten)
     aside = folder / f"{_PLAN}.new"
     aside.write_bytes(msgspec.json.encode(begun))
     aside.replace(folder / _PLAN)
@@ -265,6 +287,9 @@ def _settings(config: Config, wanted: Slice, plan: Plan, bundle: Path, version: 
     model = config.model
     if warm and isinstance(model, RankerTraining | SequenceTraining):
         model = replace(model, learning_rate=model.learning_rate * plan.rate)
+    if warm and isinstance(model, FusionTraining):
+        ranker = replace(model.ranker, learning_rate=model.ranker.learning_rate * plan.rate)
+        model = replace(model, learning_rate=model.learning_rate * plan.rate, ranker=ranker)
     window = config.window
     return replace(
         config,
@@ -277,7 +302,8 @@ def _settings(config: Config, wanted: Slice, plan: Plan, bundle: Path, version: 
 
 def _start(config: Config, current: Path) -> Start | None:
     """Weights of the bundle that serves, for the models that can begin with them."""
-    return read_start(current) if isinstance(config.model, RankerTraining | SequenceTraining) else None
+    warm = isinstance(config.model, RankerTraining | SequenceTraining | FusionTraining)
+    return read_start(current) if warm else None
 
 
 def _compare(

@@ -42,7 +42,16 @@ from training.drift import reference_of
 from training.evaluate import Baselines, Evaluation, evaluate
 from training.export import RetrievalModel, served, write_bundle
 from training.fit import Journal
-from training.fusion import fusion_inputs, sequences_of, slices, train_member, untrained_fusion
+from training.fusion import (
+    MEMBER,
+    RANKER,
+    both,
+    fusion_inputs,
+    sequences_of,
+    slices,
+    train_member,
+    untrained_fusion,
+)
 from training.indexing import IndexSettings, some_histories
 from training.listwise import fit_fusion, fit_ranker, n_steps
 from training.log import Log, item_updates
@@ -184,7 +193,7 @@ def train(
         checkpoint, processes, journal: of a sequence model, see `training.train_sequences.learn`. With several
             processes this is what the first one does, `assist` what the others do.
         rows: of a ranker: what it is fitted to, instead of recording it; see `prepare`.
-        start: weights of a bundle before, to begin a ranker or a sequence model with.
+        start: weights of a bundle before, to begin a ranker, a sequence model or both halves of a fusion with.
 
     Raises:
         PolytempoError: see `prepare`.
@@ -205,7 +214,7 @@ def train(
     if isinstance(config.model, RankerTraining):
         return _train_ranker(config, config.model, material, command, report, clock, replace, rows, start)
     if isinstance(config.model, FusionTraining):
-        return _train_fusion(config, config.model, material, command, report, clock, replace)
+        return _train_fusion(config, config.model, material, command, report, clock, replace, start)
     if isinstance(config.model, SequenceTraining):
         return _train_sequence(
             config, config.model, material, command, report, clock, replace, checkpoint, processes, journal, start
@@ -323,14 +332,24 @@ def _train_fusion(
     report: Reporter,
     clock: _Clock,
     replace: bool,
+    start: Start | None,
 ) -> Trained:
     spec, log = material.spec, material.log
     window, later = slices(log, material.train, material.from_ms, material.split_ms, model.member_share)
     split = log.between(0, material.split_ms).stop
-    sequences = sequences_of(log, spec, window, model.n_items)
+    known = () if start is None else start.vocabulary
+    sequences = sequences_of(log, spec, window, model.n_items, known)
     n_steps_of_member = model.epochs * math.ceil(len(pieces(sequences, model.length)) / model.batch)
     report.stage("training the sequence model", n_steps_of_member)
-    member = train_member(sequences, spec, material.items, model, seed=config.seed, on_step=report.at)
+    member = train_member(
+        sequences,
+        spec,
+        material.items,
+        model,
+        seed=config.seed,
+        on_step=report.at,
+        start=None if start is None else start.below(MEMBER),
+    )
     clock.lap("member")
     policy = Policy(config.policy.n, config.policy.seen)
     baselines = Baselines(spec, policy.seen)
@@ -350,6 +369,7 @@ def _train_fusion(
             untrained_fusion(member, spec, model, config.seed),
             seed=config.seed,
             on_step=lambda step, loss: report.at(step, f"loss {loss:.3f}"),
+            start=None if start is None else start.below(RANKER),
         )
         clock.lap("fit")
         example = _examples(rows)
@@ -372,6 +392,7 @@ def _train_fusion(
     )
     clock.lap("evaluate")
     manifest = writer.write({**metrics, **evaluation.metrics()})
+    keep_weights(Path(config.bundle.path), manifest, both(member, module), member.vocabulary)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
 
 

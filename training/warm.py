@@ -43,7 +43,12 @@ class Start:
     def below(self, prefix: str) -> Start:
         """The weights of one part."""
         cut = len(prefix)
-        return Start({name[cut:]: each for name, each in self.weights.items() if name.startswith(prefix)}, [])
+        found = {name[cut:]: each for name, each in self.weights.items() if name.startswith(prefix)}
+        return Start(found, self.vocabulary)
+
+    def without(self, names: AbstractSet[str]) -> Start:
+        """All but these weights."""
+        return Start({name: each for name, each in self.weights.items() if name not in names}, self.vocabulary)
 
     def give(self, module: nn.Module, vocabulary: Sequence[str] = (), tables: AbstractSet[str] = frozenset()) -> int:
         """Give `module` these weights, in place; the number of items that it has known before.

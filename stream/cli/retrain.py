@@ -42,6 +42,8 @@ def retrain(
     theirs, new ones start as the average. Judges both bundles on the latest events, and promotes the new one through
     the channel, where workers notice. One that is killed changes nothing; the same command goes on where it was.
 
+    Events of users who were forgotten after them are left out, as replays leave them out.
+
     Exit status: 0 the new bundle serves, 3 the old one goes on serving, 2 an error. For cron.
 
     Examples:
@@ -61,6 +63,7 @@ def retrain(
         json: Print one line at the end.
     """
     from stream.kafka.topics import TopicNames
+    from stream.replay.forgotten import read_forgotten
     from stream.replay.topics import TopicReader
     from training.config import read_config
     from training.device import choose_device
@@ -72,7 +75,8 @@ def retrain(
         raise PolytempoError("--share is between 0 and 1, --rate above 0, --tolerance 0 or more.")
     settings = read_config(config)
     options = connection or KafkaOptions()
-    wanted = Slice(options.prefix + topic, TopicNames(options.prefix).items, parse_duration_ms(since))
+    names = TopicNames(options.prefix)
+    wanted = Slice(options.prefix + topic, names.items, parse_duration_ms(since))
     processes = Processes(device=choose_device(device))
     with working(channel) as folder, TopicReader(options.settings()) as reader, Bars() as bars:
         done = run(
@@ -86,6 +90,7 @@ def retrain(
             command=shlex.join(["polytempo", "retrain", config.name, "--since", since, "--share", f"{share:g}"]),
             report=bars,
             processes=processes,
+            forgotten=read_forgotten(reader, names),
         )
     (people if json else results).print(_sentence(done), markup=False)
     if json:
@@ -112,6 +117,7 @@ def _document(done: Retrained) -> dict[str, Any]:
         "warm": done.warm,
         "resumed": done.resumed,
         "n_events": done.n_events,
+        "n_forgotten": done.n_forgotten,
         "n_new_items": done.n_new_items,
         "difference": None if found is None else {"ndcg": found.mean, "low": found.low, "high": found.high},
         "metrics": dict(done.trained.manifest.metrics),

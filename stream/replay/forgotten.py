@@ -10,6 +10,7 @@ markers on `forgotten` keep everybody from using them: nothing of such a user is
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -58,6 +59,17 @@ class Forgotten:
 
     def __len__(self) -> int:
         return sum(map(len, self._marks.values()))
+
+    @property
+    def digest(self) -> str:
+        """Changes with every marker, so that what was read before it can be told from what is read now."""
+        marks = sorted(
+            (name, user, place, end)
+            for name, users in self._marks.items()
+            for user, ends in users.items()
+            for place, end in ends.items()
+        )
+        return hashlib.sha256(repr(marks).encode()).hexdigest()
 
     def covers(self, user: bytes | None, topic: str, partition: int, offset: int) -> bool:
         """Whether what the record of this user (the id as UTF-8) caused, and itself, may not be used."""

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -18,6 +19,8 @@ from stream.errors import PolytempoError
 from stream.feed import produce_frame
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames
+from stream.wire.messages import Receipt, Source
+from stream.wire.userkeys import UserKeys
 from tests.training.small_shop import shop
 from tests.worker.cluster import Cluster, keyed, until
 from training.backtest.significance import Interval
@@ -156,6 +159,48 @@ async def test_a_bundle_that_may_be_worse_does_not_serve_unless_forced(
     assert kept["difference"] == {"ndcg": -0.01, "low": -0.05, "high": 0.03}
     assert resolve(command.channel) == Path(first["path"])
     assert command("--force")["promoted"]
+
+
+async def test_what_forgotten_users_did_is_not_among_the_rows_not_even_where_it_was_copied_before(
+    kafka: KafkaSettings, cluster: Cluster, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    events      all that the first user did | ... | forget(first user)
+    retrain     copied ^ and killed                                    again ^ reads the topic anew
+    """
+    trained_on: list[pl.DataFrame] = []
+    original = training.retrain.train
+
+    def train(*args: Any, **named: Any) -> Any:
+        trained_on.append(named["tables"][0])
+        if len(trained_on) == 1:
+            raise KilledError
+        return original(*args, **named)
+
+    monkeypatch.setattr(training.retrain, "train", train)
+    events = lately(until_share=0.4)
+    whom = events["user_id"][0]
+    n_theirs = len(events.filter(pl.col("user_id") == whom))
+    feed(kafka, cluster, events)
+    with pytest.raises(KilledError):
+        command()
+    [(partition, offset)] = await cluster.send([keyed({"user_id": whom, "event_type": "forget", "ts_ms": 1})])
+    receipt = Receipt(
+        receipt_id="r",
+        user=UserKeys().pseudonym(whom.encode()).hex(),
+        key_id="",
+        ts_ms=1,
+        erased=["state"],
+        source=Source(cluster.names.events, partition, offset),
+    )
+    await cluster.send([(b"whom", msgspec.json.encode(receipt))], cluster.names.forgotten)
+    done = command()
+    assert not done["resumed"]
+    before, after = trained_on
+    assert len(before.filter(pl.col("user_id") == whom)) == n_theirs > 0
+    assert len(after.filter(pl.col("user_id") == whom)) == 0
+    assert len(after) == done["n_events"] == len(before) - n_theirs
+    assert done["n_forgotten"] == n_theirs + 1, "and that they asked for it"
 
 
 def test_a_channel_is_retrained_by_one_process_at_a_time(tmp_path: Path) -> None:

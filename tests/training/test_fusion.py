@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from msgspec.structs import replace as changed
 from numpy.typing import NDArray
 
@@ -23,13 +24,15 @@ from tests.training.test_train import FEATURES, config
 from training.compare.task import split
 from training.config import Config, FusionTraining, RankerTraining
 from training.films_fusion import SPEC, TRAINING, Films, fuse, read_films
-from training.fusion import live_columns, sequences_of, slices
+from training.fusion import MEMBER, RANKER, live_columns, sequences_of, slices
 from training.log import Log, item_updates
+from training.nets.fusion import GIVEN
 from training.replay import RecordingScorer, Replay
 from training.rows import record
 from training.sequences import cut_sequences, frequent_items
 from training.targets import Targets
 from training.train import Material, Trained, prepare, train
+from training.warm import read_start
 
 MODEL = FusionTraining(
     d=16, scales=2, epochs=3, length=40, member_share=0.5, ranker=RankerTraining(hidden=(16, 8), epochs=3, batch=32)
@@ -126,6 +129,37 @@ def rows_told(material: Material, targets: Targets) -> tuple[NDArray[Any], ...]:
         split = material.log.between(0, material.split_ms).stop
         rows = record(replay, targets, Path(folder), until=split)
         return np.array(rows.candidate_features), rows.context_features, rows.label, rows.row
+
+
+def test_a_warm_start_takes_both_halves_over_and_what_the_ranker_is_given_comes_from_its_own_sequence_model(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """With steps too small to count, all weights but those of new items are the ones before."""
+    start = read_start(trained.path)
+    assert start is not None
+    gone = start.vocabulary[3]
+    still = changed(MODEL, epochs=1, learning_rate=1e-12, ranker=changed(MODEL.ranker, epochs=1, learning_rate=1e-12))
+    events = shop().events
+    renamed = events.with_columns(item_id=events["item_id"].replace(gone, "new-here"))
+    again = train(fused(tmp_path / "again", still), command="again", tables=(renamed, shop().items), start=start)
+    kept = read_start(again.path)
+    assert kept is not None
+    assert kept.vocabulary != start.vocabulary
+    before, after = start.below(MEMBER), kept.below(MEMBER)
+    place = {item: row for row, item in enumerate(kept.vocabulary, 1)}
+    for name in ("events.items.own.weight", "bias"):
+        first = int(name != "bias")
+        rows = [place[item] - 1 + first for item in start.vocabulary if item != gone]
+        had = [row + first for row, item in enumerate(start.vocabulary) if item != gone]
+        torch.testing.assert_close(after.weights[name][rows], before.weights[name][had])
+    torch.testing.assert_close(after.weights["gate.weight"], before.weights["gate.weight"])
+    for name, tensor in kept.below(RANKER).weights.items():
+        if name not in GIVEN:
+            torch.testing.assert_close(tensor, start.weights[f"{RANKER}{name}"])
+    table = kept.weights[f"{RANKER}representation"]
+    row = place[start.vocabulary[0]]
+    torch.testing.assert_close(table[row], start.weights[f"{RANKER}representation"][1], atol=1e-5, rtol=1e-5)
+    assert gone in place, "what the bundle before knew keeps its row"
 
 
 def test_only_live_statistics_are_muted_without_them() -> None:

@@ -20,10 +20,14 @@ from torch.nn import functional
 
 from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 
-__all__ = ["N_SIGNALS", "Fusion", "WordedFusion"]
+__all__ = ["GIVEN", "N_SIGNALS", "Fusion", "WordedFusion"]
 
 N_SIGNALS = 2
 """What the sequence model adds to a candidate's features: its score, and whether it was trained on the item."""
+
+
+GIVEN = frozenset({"representation", "words", "heard"})
+"""Names in a fusion's state of what it was given, not taught: another sequence model brings its own."""
 
 
 class Fusion(nn.Module):
