@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from stream.bundle.load import Bundle
 from stream.core.catalogue import ItemUpdate
 from stream.core.distributions import CHANGED, FEWEST, WORTH_A_LOOK, Binned, named_values, psi
-from stream.core.features import FeatureSpec, TensorSpec
+from stream.core.features import FeatureSpec
 from stream.core.scales import DAY_MS, SECOND_MS
-from stream.core.seam import Policy, Recommender, Scorer
+from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
 from training.log import Log
 from training.replay import Replay
 
-__all__ = ["Drift", "Noting", "drift_of", "reference_of", "references_of"]
+__all__ = ["Drift", "Noting", "drift_of", "reference_by_replay", "reference_of", "references_of"]
 
 _STEPS: Final = 4
 
@@ -62,49 +62,99 @@ class Drift:
 
 
 class Noting:
-    """A scorer that passes on what another one says, and keeps question and answer until they are taken."""
+    """Keeps what a model was given and said about selected events, until it is taken.
 
-    def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
-        self.inputs: Mapping[str, TensorSpec] = scorer.inputs
-        self.n_state = scorer.n_state
-        self.space = scorer.space
-        self._noted: list[tuple[dict[str, NDArray[Any]], NDArray[np.float32]]] = []
+    Args:
+        select: (N,) events of the log that are looked at; a recurrent model steps through all of them anyway.
+    """
 
-    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """What the other one says."""
-        outputs = dict(self._scorer.score(inputs))
-        self._noted.append((dict(inputs), outputs["scores"]))
-        return outputs
+    def __init__(self, spec: FeatureSpec, select: NDArray[np.bool_]) -> None:
+        self._spec = spec
+        self._select = select
+        self._noted: list[dict[str, NDArray[Any]]] = []
+        self.start = 0
+        """The row of the log that the next batch begins with."""
 
-    def taken(self, spec: FeatureSpec) -> dict[str, NDArray[Any]]:
+    def __call__(
+        self, rows: NDArray[np.intp], inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Keep the selected ones of R events; a `stream.core.seam.Witness`."""
+        here = np.flatnonzero(self._select[self.start + rows])
+        if len(here) > 0:
+            given, said = ({name: column[here] for name, column in each.items()} for each in (inputs, outputs))
+            self._noted.append(named_values(self._spec, given, said))
+
+    def taken(self) -> dict[str, NDArray[Any]]:
         """The values since the last call, by name."""
         noted, self._noted = self._noted, []
-        parts = [named_values(spec, inputs, scores) for inputs, scores in noted]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+        return {name: np.concatenate([part[name] for part in noted]) for name in noted[0]} if noted else {}
 
 
 def reference_of(
-    spec: FeatureSpec, inputs: Mapping[str, NDArray[Any]], scores: NDArray[np.float32]
+    spec: FeatureSpec, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
 ) -> dict[str, Binned]:
     """The distributions of a sample of events, see `named_values`; constant features are left out."""
-    values = named_values(spec, inputs, scores)
+    return _binned(named_values(spec, inputs, outputs))
+
+
+def reference_by_replay(
+    bundle: Bundle,
+    log: Log,
+    items: list[ItemUpdate],
+    rows: slice,
+    *,
+    period_ms: int,
+    n: int = 2000,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Binned]:
+    """The distributions of a sample of the events at `rows` of a log, which is replayed up to them.
+
+    For models whose inputs are not recorded while they are trained.
+
+    Args:
+        period_ms: age of the item statistics at most.
+        n: events of the sample, about.
+        on_progress: called with the events replayed so far.
+    """
+    noting, replay, select = _noted_replay(bundle, log, items, period_ms)
+    select[rows] = _drawn(log, rows, n / max(rows.stop - rows.start, 1), seed)
+    for batch in replay.run(rows.stop, select):
+        noting.start = batch.stop
+        if on_progress is not None:
+            on_progress(batch.stop)
+    return _binned(noting.taken())
+
+
+def _binned(values: Mapping[str, NDArray[Any]]) -> dict[str, Binned]:
     return {name: Binned.of(column) for name, column in values.items() if np.isfinite(column).any()}
 
 
-def references_of(bundle: Bundle) -> dict[str, Binned]:
+def _noted_replay(
+    bundle: Bundle, log: Log, items: list[ItemUpdate], period_ms: int
+) -> tuple[Noting, Replay, NDArray[np.bool_]]:
+    """A replay with a bundle, who notes what is said about events, and the mask (N,) that says of which."""
+    select = np.zeros(len(log), np.bool_)
+    noting = Noting(bundle.features, select)
+    policy = Policy(bundle.manifest.policy.n, bundle.manifest.policy.seen)
+    recommender = Recommender(
+        bundle.features, bundle.scorer, bundle.vocabulary, policy, bundle.tag, bundle.retriever, noting
+    )
+    return noting, Replay(log, recommender, items=items, period_ms=period_ms), select
+
+
+def references_of(bundle: Bundle) -> Mapping[str, Binned]:
     """What a bundle says of its training window.
 
     Raises:
-        PolytempoError: it says nothing, or ranks no candidates.
+        PolytempoError: it says nothing.
     """
-    found = bundle.manifest.distributions
-    if not isinstance(found, dict):
+    if not bundle.distributions:
         raise PolytempoError(
             f"{bundle.reference} does not say what it was trained on.",
-            "Rankers trained by this version do; train it again.",
+            "Bundles trained by this version do; train it again.",
         )
-    return {name: Binned(each.edges, each.shares) for name, each in found.items()}
+    return bundle.distributions
 
 
 def drift_of(
@@ -139,14 +189,13 @@ def drift_of(
     rows = log.between(from_ms, until_ms)
     if rows.stop <= rows.start:
         raise PolytempoError("there is no event in this range.", "Look at --since and --until.")
-    noting = Noting(bundle.scorer)
-    policy = Policy(bundle.manifest.policy.n, bundle.manifest.policy.seen)
-    recommender = Recommender(bundle.features, noting, bundle.vocabulary, policy, bundle.tag, bundle.retriever)
-    replay = Replay(log, recommender, items=items, period_ms=period_ms)
+    noting, replay, select = _noted_replay(bundle, log, items, period_ms)
     step_ms = max(1, window_ms // _STEPS)
     first = int(log.ts_ms[rows.start])
     step_of = (log.ts_ms - first) // step_ms
-    select = _sample(log, rows, step_of, max(1, n_sample // _STEPS), seed)
+    here = np.arange(rows.start, rows.stop)
+    n_in_step = np.bincount(step_of[here])[step_of[here]]
+    select[rows] = _drawn(log, rows, max(1, n_sample // _STEPS) / n_in_step, seed)
     steps: deque[tuple[int, int, dict[str, NDArray[np.int64]]]] = deque(maxlen=_STEPS)
     found: list[Drift] = []
     counts, n_events, at = _nothing(references), 0, 0
@@ -160,7 +209,8 @@ def drift_of(
             found.append(Drift(begin, first + (step + 1) * step_ms, n_all, index))
 
     for batch in replay.run(rows.stop, select):
-        values = noting.taken(bundle.features)
+        noting.start = batch.stop
+        values = noting.taken()
         if len(batch.rows) > 0:
             step = int(step_of[batch.rows[0]])
             while at < step:
@@ -168,7 +218,8 @@ def drift_of(
                 counts, n_events, at = _nothing(references), 0, at + 1
             n_events += len(batch.rows)
             for name, reference in references.items():
-                counts[name] += reference.counts(values[name])
+                if name in values:
+                    counts[name] += reference.counts(values[name])
         if on_progress is not None:
             on_progress(batch.stop)
     close(at)
@@ -177,13 +228,10 @@ def drift_of(
     return found
 
 
-def _sample(log: Log, rows: slice, step_of: NDArray[np.int64], n_per_step: int, seed: int) -> NDArray[np.bool_]:
-    """(N,) a draw of about so many events of each step."""
-    here = np.arange(rows.start, rows.stop)
-    n_in_step = np.bincount(step_of[here])[step_of[here]]
-    select = np.zeros(len(log), np.bool_)
-    select[here] = np.random.default_rng(seed).random(len(here)) < n_per_step / n_in_step
-    return select & log.happened()
+def _drawn(log: Log, rows: slice, share: float | NDArray[np.float64], seed: int) -> NDArray[np.bool_]:
+    """(R,) a draw of a share of the events at `rows`."""
+    drawn: NDArray[np.bool_] = np.random.default_rng(seed).random(rows.stop - rows.start) < share
+    return drawn & log.happened()[rows]
 
 
 def _nothing(references: Mapping[str, Binned]) -> dict[str, NDArray[np.int64]]:

@@ -38,7 +38,7 @@ from training.config import (
     feature_spec,
     span_ms,
 )
-from training.drift import reference_of
+from training.drift import reference_by_replay, reference_of
 from training.evaluate import Baselines, Evaluation, evaluate
 from training.export import RetrievalModel, served, write_bundle
 from training.fit import Journal
@@ -318,7 +318,7 @@ def _train_ranker(
     evaluation = _beside_baskets(config, material, judged, evaluation)
     clock.lap("evaluate")
     seen = sample.inputs()
-    distributions = reference_of(spec, seen, bundle.scorer.score(seen)["scores"]) if seen else None
+    distributions = reference_of(spec, seen, bundle.scorer.score(seen)) if seen else None
     manifest = writer.write({**metrics, **evaluation.metrics()}, distributions)
     keep_weights(Path(config.bundle.path), manifest, module)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
@@ -358,9 +358,10 @@ def _train_fusion(
     recorder = RecordingScorer(spec, inputs, member.retriever.n_query)
     recommender = Recommender(spec, recorder, member.vocabulary, policy, retriever=retriever)
     replay = Replay(log, recommender, items=material.items, period_ms=span_ms(config.period), watchers=[baselines])
+    sample = Sample(log, log.between(material.from_ms, material.split_ms), seed=config.seed)
     with tempfile.TemporaryDirectory(prefix="polytempo-rows-") as folder:
         report.stage("replaying", split)
-        rows = record(replay, later, Path(folder), until=split, on_progress=report.at)
+        rows = record(replay, later, Path(folder), until=split, on_progress=report.at, sample=sample)
         clock.lap("replay")
         report.stage("training the ranker", n_steps(len(rows), model.ranker))
         module = fit_fusion(
@@ -391,7 +392,9 @@ def _train_fusion(
         on_progress=lambda at: report.at(at - split),
     )
     clock.lap("evaluate")
-    manifest = writer.write({**metrics, **evaluation.metrics()})
+    seen = sample.inputs()
+    distributions = reference_of(spec, seen, bundle.scorer.score(seen)) if seen else None
+    manifest = writer.write({**metrics, **evaluation.metrics()}, distributions)
     keep_weights(Path(config.bundle.path), manifest, both(member, module), member.vocabulary)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
 
@@ -445,7 +448,8 @@ def _train_recurrent(
     evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
     evaluation = _beside_baskets(config, material, material.validate, evaluation)
     clock.lap("evaluate")
-    manifest = writer.write({"n_rows": float(len(rows)), **evaluation.metrics()})
+    distributions = _distributions(config, material, bundle, report)
+    manifest = writer.write({"n_rows": float(len(rows)), **evaluation.metrics()}, distributions)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
 
 
@@ -495,9 +499,25 @@ def _train_sequence(
     bundle = writer.draft()
     evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
     clock.lap("evaluate")
-    manifest = writer.write({"n_rows": float(len(sequences)), **learnt.metrics(), **evaluation.metrics()})
+    metrics = {"n_rows": float(len(sequences)), **learnt.metrics(), **evaluation.metrics()}
+    manifest = writer.write(metrics, _distributions(config, material, bundle, report))
     keep_weights(Path(config.bundle.path), manifest, module, sequences.vocabulary)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
+
+
+def _distributions(config: Config, material: Material, bundle: Bundle, report: Reporter) -> dict[str, Binned]:
+    """How a bundle's scores are distributed over the training window; the features are the bundle's own."""
+    log, window = material.log, material.log.between(material.from_ms, material.split_ms)
+    report.stage("looking at scores", window.stop)
+    return reference_by_replay(
+        bundle,
+        log,
+        material.items,
+        window,
+        period_ms=span_ms(config.period),
+        seed=config.seed,
+        on_progress=report.at,
+    )
 
 
 def _sequences(

@@ -38,6 +38,7 @@ from stream.bundle.manifest import (
 )
 from stream.bundle.parity import Parity, check_parity, read_parity
 from stream.bundle.scorer import OnnxScorer
+from stream.core.distributions import Binned
 from stream.core.features import FeatureSpec, TensorSpec, menu
 
 __all__ = ["MAX_BYTES", "Bundle", "load_bundle", "read_files", "read_manifest"]
@@ -82,6 +83,14 @@ class Bundle:
     def reference(self) -> str:
         """`name@version`."""
         return self.manifest.reference
+
+    @property
+    def distributions(self) -> Mapping[str, Binned]:
+        """Of features and scores in the training window, by name; empty where the manifest does not say."""
+        found = self.manifest.distributions
+        if not isinstance(found, dict):
+            return {}
+        return {name: Binned(each.edges, each.shares) for name, each in found.items()}
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from stream.bundle.experiment import Experiment, Shadow, Variant, is_experiment,
 from stream.bundle.load import Bundle, load_bundle
 from stream.core.arms import unshared
 from stream.core.assignment import Assignment
+from stream.core.distributions import Binned
 from stream.core.exploration import Exploration
 from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Scorer
@@ -48,6 +50,11 @@ class ServedBundle(Protocol):
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of what a score is the sum of; empty for a model that does not say."""
+        ...
+
+    @property
+    def distributions(self) -> Mapping[str, Binned]:
+        """Of features and scores in the training window; empty where the bundle does not say."""
         ...
 
     @property

@@ -25,6 +25,7 @@ def feedback(
     span: str = "1h",
     lateness: str = "10m",
     until_end: bool = False,
+    give_up_after: str = "5m",
     json: bool = False,
     connection: KafkaOptions | None = None,
 ) -> None:
@@ -49,6 +50,7 @@ def feedback(
         span: Length of the spans of time that are counted.
         lateness: How far an event may lag the latest one of its partition.
         until_end: End where the topics end now, instead of waiting for more.
+        give_up_after: End with an error when no broker was there for so long.
         json: Print JSON lines: one when it is ready, one with its counts when it has stopped.
     """
     from stream.feedback.joiner import JoinRules
@@ -67,7 +69,8 @@ def feedback(
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
-    process = FeedbackProcess(connection.settings(), TopicNames(connection.prefix), rules)
+    patience_s = parse_duration_ms(give_up_after) / 1000
+    process = FeedbackProcess(connection.settings(), TopicNames(connection.prefix), rules, patience_s=patience_s)
 
     def ready() -> None:
         if json:

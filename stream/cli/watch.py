@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -14,8 +15,11 @@ from stream.cli.console import people, print_json
 from stream.cli.options import KafkaOptions
 from stream.errors import PolytempoError
 from stream.kafka.topics import TopicNames
+from stream.live.drifting import Workers
+from stream.live.observer import Figures
 from stream.live.reader import Reader
 from stream.live.screen import as_line, draw
+from stream.operations.listen import read_token
 
 __all__ = ["follow", "watch"]
 
@@ -29,6 +33,7 @@ def watch(
     events: int | None = None,
     plain: bool = False,
     json: bool = False,
+    worker: Annotated[list[str] | None, Parameter(name=["--worker", "-w"])] = None,
     connection: KafkaOptions | None = None,
 ) -> None:
     """See recommendations and their reasons, rates, latency, lag and hit rate live, until Ctrl-C.
@@ -50,6 +55,8 @@ def watch(
         events: End when so many events have come and are answered.
         plain: A line a second instead of a live view; so it is, too, where output is no terminal.
         json: One line of JSON a second, and one at the end with "final": true.
+        worker: Address of a running worker's health and metrics, once for each: shows whether features and scores are
+            still those of the bundle's training window. Its token is read like the worker's.
     """
     if for_s is not None and for_s <= 0:
         raise PolytempoError(f"watching for {for_s:g} s shows nothing.")
@@ -58,7 +65,10 @@ def watch(
     connection = KafkaOptions() if connection is None else connection
     settings = connection.settings()
     ends_s = None if for_s is None else time.monotonic() + for_s
-    with Reader(settings, TopicNames(connection.prefix), from_beginning=from_beginning) as reader:
+    with (
+        Workers(worker or (), read_token()) as workers,
+        Reader(settings, TopicNames(connection.prefix), from_beginning=from_beginning) as reader,
+    ):
 
         def done() -> bool:
             observer = reader.observer
@@ -66,8 +76,9 @@ def watch(
             return enough or (ends_s is not None and time.monotonic() >= ends_s)
 
         with contextlib.suppress(KeyboardInterrupt):  # the usual way to end; what was seen is summed up
-            follow(reader, done, title=f"polytempo watch {settings.servers}", plain=plain, json=json)
-        figures = reader.observer.figures(time.monotonic())
+            title = f"polytempo watch {settings.servers}"
+            follow(reader, done, title=title, plain=plain, json=json, workers=workers)
+        figures = _figures(reader, workers)
         if json:
             print_json({"final": True, **figures.as_json(), "lag": reader.lag()})
         else:
@@ -82,6 +93,7 @@ def follow(
     plain: bool = False,
     json: bool = False,
     line_s: float = 1.0,
+    workers: Workers | None = None,
 ) -> None:
     """Show what is read until `done`: a live view in a terminal, else a line every `line_s` seconds.
 
@@ -92,6 +104,7 @@ def follow(
         plain: lines also in a terminal.
         json: lines of JSON on standard output.
         line_s: seconds between two lines.
+        workers: whose drift is shown, if it is to be.
     """
     if json or plain or not people.is_terminal or people.is_dumb_terminal:
         due_s = time.monotonic() + line_s
@@ -101,7 +114,7 @@ def follow(
             if now_s < due_s:
                 continue
             due_s += line_s
-            figures, lag = reader.observer.figures(now_s), reader.lag()
+            figures, lag = _figures(reader, workers), reader.lag()
             if json:
                 print_json({**figures.as_json(), "lag": lag})
             else:
@@ -114,6 +127,11 @@ def follow(
             now_s = time.monotonic()
             if now_s >= due_s:
                 due_s = now_s + _REDRAW_S
-                figures = reader.observer.figures(now_s)
+                figures = _figures(reader, workers)
                 height = people.size.height
                 view.update(draw(reader.observer, figures, reader.lag(), title=title, height=height), refresh=True)
+
+
+def _figures(reader: Reader, workers: Workers | None) -> Figures:
+    figures = reader.observer.figures(time.monotonic())
+    return figures if workers is None else replace(figures, drifted=workers.drifted)

@@ -40,6 +40,7 @@ def worker(
     watch_bundle: str = "2s",
     session: str = "10s",
     standbys: int = 1,
+    drift_window: str = "1d",
     log_level: Literal["debug", "info", "warning", "error"] = "warning",
     log_format: Literal["text", "json"] = "text",
     json: bool = False,
@@ -80,6 +81,7 @@ def worker(
             allow no less than 6s unless told otherwise.
         standbys: How many other workers hold a copy of each user's state, so that they can take over at once. With 0
             the changelog is read first; a copy costs as much memory as the states themselves.
+        drift_window: How far back features and scores are held against those of the bundle's training window.
         log_level: What is logged to standard error.
         log_format: Log lines for people, or one JSON object each, with everything else that goes to standard error.
         json: Print JSON lines: one with the address of health and metrics, one when it is ready, one with its counts
@@ -118,6 +120,7 @@ def worker(
         watch_s=parse_duration_ms(watch_bundle) / 1000,
         session_s=parse_duration_ms(session) / 1000,
         standbys=standbys,
+        drift_window_s=parse_duration_ms(drift_window) / 1000,
         n_items=n,
         seen=seen,
         observing=watched,

@@ -19,7 +19,20 @@ from numpy.typing import NDArray
 
 from stream.core.features import FeatureSpec, candidate_feature_names, context_feature_names
 
-__all__ = ["CHANGED", "FEWEST", "N_BINS", "WORTH_A_LOOK", "Binned", "named_values", "psi"]
+__all__ = [
+    "CHANGED",
+    "FEWEST",
+    "N_BINS",
+    "UNSEEN",
+    "WORTH_A_LOOK",
+    "Binned",
+    "best_scores",
+    "candidate_columns",
+    "context_columns",
+    "group_of",
+    "named_values",
+    "psi",
+]
 
 N_BINS: Final = 10
 WORTH_A_LOOK: Final = 0.1
@@ -28,9 +41,22 @@ CHANGED: Final = 0.25
 """From this index on the model sees another population than the one it was trained on."""
 FEWEST: Final = 300
 """Events without which an index is not judged: by chance alone it would be .03."""
-_CALENDAR: Final = ("day/", "week/")
-_UNSEEN: Final = 0.5
+UNSEEN: Final = 0.5
 """Counted in every bin beside what is there, so that an empty one is no infinity."""
+_CALENDAR: Final = ("day/", "week/")
+_GROUPS: Final = {
+    "popularity": "popularity",
+    "lag": "co-visitation",
+    "earlier": "co-visitation",
+    "near": "co-visitation",
+    "out_weight": "co-visitation",
+    "own": "own",
+    "taste": "taste",
+    "age": "age",
+    "kind": "kind",
+    "segment": "segment",
+}
+"""By the beginning of a feature's name; all others tell of the user's history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,37 +108,62 @@ def psi(reference: Binned, counts: NDArray[np.int64], n_reference: float = 1e4) 
     """
     if counts.sum() == 0:
         return 0.0
-    live = (counts + _UNSEEN) / (counts.sum() + _UNSEEN * len(counts))
-    known = np.asarray(reference.shares) * n_reference + _UNSEEN
+    live = (counts + UNSEEN) / (counts.sum() + UNSEEN * len(counts))
+    known = np.asarray(reference.shares) * n_reference + UNSEEN
     known /= known.sum()
     return float(((live - known) * np.log(live / known)).sum())
 
 
 def named_values(
-    spec: FeatureSpec, inputs: Mapping[str, NDArray[Any]], scores: NDArray[np.float32]
+    spec: FeatureSpec, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """What a ranker was given and what it said, for R events, by name.
+    """What a model was given and what it said, for R events, by name.
 
     Args:
-        inputs: `candidates` (R, C) with -1 for padding, `candidate_features` (R, C, F), `context_features` (R, G).
-        scores: (R, C) of the candidates.
+        inputs: of a ranker `candidates` (R, C) with -1 for padding, `candidate_features` (R, C, F), `context_features`
+            (R, G); of other models nothing is looked at.
+        outputs: `items` and `scores` (R, k), see `stream.core.seam.Scorer`.
 
     Returns:
         `candidate:NAME` (n,) over all real candidates, `context:NAME` (R,), and `score` (R,), the best of each event.
         The time of day and of the week is left out: a window of some hours would always differ from that of training.
     """
-    real = inputs["candidates"] >= 0
     values: dict[str, NDArray[Any]] = {}
     if "candidate_features" in inputs:
-        features = inputs["candidate_features"][real]
-        values |= {f"candidate:{name}": features[:, at] for at, name in enumerate(candidate_feature_names(spec))}
+        features = inputs["candidate_features"][inputs["candidates"] >= 0]
+        values |= {name: features[:, at] for at, name in candidate_columns(spec)}
     if "context_features" in inputs:
         context = inputs["context_features"]
-        values |= {
-            f"context:{name}": context[:, at]
-            for at, name in enumerate(context_feature_names(spec))
-            if not name.startswith(_CALENDAR)
-        }
-    some = real.any(axis=1)
-    values["score"] = np.where(real, scores, -np.inf).max(axis=1)[some]
+        values |= {name: context[:, at] for at, name in context_columns(spec)}
+    best = best_scores(inputs, outputs)
+    values["score"] = best[np.isfinite(best)]
     return values
+
+
+def candidate_columns(spec: FeatureSpec) -> list[tuple[int, str]]:
+    """(column, name) of the candidates' features whose distribution is known."""
+    return [(at, f"candidate:{name}") for at, name in enumerate(candidate_feature_names(spec))]
+
+
+def context_columns(spec: FeatureSpec) -> list[tuple[int, str]]:
+    """(column, name) of the events' features whose distribution is known."""
+    names = enumerate(context_feature_names(spec))
+    return [(at, f"context:{name}") for at, name in names if not name.startswith(_CALENDAR)]
+
+
+def best_scores(inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """(R,) the best score of each event, -inf where there is no item."""
+    items, scores = outputs["items"], outputs["scores"]
+    real = items >= 0 if "candidates" in inputs else items > 0  # a vocabulary begins at 1
+    best: NDArray[np.float32] = np.where(real, scores, np.float32(-np.inf)).max(axis=1)
+    return best
+
+
+def group_of(name: str) -> str:
+    """What a feature is about, in a word: those of one group move together, and few series are easier to watch.
+
+    >>> group_of("candidate:lag2/any:7d"), group_of("context:segment/device/0"), group_of("score")
+    ('co-visitation', 'segment', 'score')
+    """
+    stem = name.partition(":")[2].partition("/")[0]
+    return _GROUPS.get(stem.rstrip("0123456789"), "history") if stem else name

@@ -33,7 +33,7 @@ from stream.core.ranking import Ranked, Sources, rank, sources_of, with_stronges
 from stream.core.state import NEVER_MS, States, StateSpec
 from stream.core.statistics import ItemStatistics
 
-__all__ = ["Answers", "Policy", "Recommender", "Scorer", "Stepped"]
+__all__ = ["Answers", "Policy", "Recommender", "Scorer", "Stepped", "Witness"]
 
 
 _RANKED_AT_ONCE: Final = 32
@@ -61,6 +61,21 @@ class Scorer(Protocol):
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Score a batch of named inputs, each (B, …)."""
+        ...
+
+
+class Witness(Protocol):
+    """Who is told what a model was given and what it said; a `stream.core.tally.Tally` is one."""
+
+    def __call__(
+        self, rows: NDArray[np.intp], inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Take note of R events.
+
+        Args:
+            rows: (R,) which events of the batch; of a recurrent model all that it stepped through.
+            inputs, outputs: arrays (R, …), to be copied by whoever keeps them.
+        """
         ...
 
 
@@ -117,7 +132,7 @@ class Recommender:
     """A feature specification, a scorer and a policy, joined; holds nothing of users or items but working memory.
 
     `tag` names the bundle in records: recurrent state that carries another tag is rebuilt from the ring. With a
-    `retriever`, that state is the retriever's.
+    `retriever`, that state is the retriever's. A `witness` is told of each batch what the scorer was given and said.
 
     Raises ValueError where a retriever goes before a scorer that does not rank candidates.
     """
@@ -130,6 +145,7 @@ class Recommender:
         policy: Policy | None = None,
         tag: int = 1,
         retriever: Scorer | None = None,
+        witness: Witness | None = None,
     ) -> None:
         if retriever is not None and (
             (scorer.space, scorer.n_state, retriever.space) != ("candidates", 0, "vocabulary")
@@ -138,6 +154,7 @@ class Recommender:
         self.spec = spec
         self.scorer = scorer
         self.retriever = retriever
+        self.witness = witness
         self._sequential = scorer if retriever is None else retriever
         self.n_state = self._sequential.n_state
         self.state_spec: StateSpec = replace(spec.state, n_model=self.n_state)
@@ -240,6 +257,8 @@ class Recommender:
             outputs = self._score(features.inputs, len(stepped))
         else:
             outputs = self._score_in_waves(states, folded, batch, stepped, features.inputs, users, view)
+        if self.witness is not None and len(stepped) > 0:
+            self.witness(stepped, features.inputs, outputs)
         sources: Sources = np.zeros((len(stepped), 0), np.uint16)
         if self.scorer.space == "vocabulary":
             items = self._numbered(outputs["items"], view)

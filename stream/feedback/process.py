@@ -17,12 +17,13 @@ from typing import Any, Final
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import OffsetAndMetadata
 
 from stream.errors import PolytempoError
 from stream.feedback.codec import FeedbackCodec, decode_resume, encode_resume
 from stream.feedback.joiner import Joiner, JoinRules, Resume
+from stream.feedback.presence import Presence, connections_of
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames
 
@@ -36,6 +37,10 @@ _MAX_RECORDS: Final = 5_000
 _MAX_WAITING: Final = 20_000
 _TOTALS_S: Final = 1.0
 _COMMIT_S: Final = 5.0
+_SESSION_MS: Final = 10_000
+"""After so long without a sign of life the others take over; the library's own 45 s hold up whoever joins meanwhile."""
+_REBALANCE_MS: Final = 60_000
+"""So long a rebalance waits for a member that lives and does not come: far longer than a turn takes."""
 
 
 @dataclass(slots=True)
@@ -65,18 +70,22 @@ class FeedbackProcess:
         settings: the cluster.
         names: the set-up's topics.
         rules: what counts as caused by a recommendation; the same for all members.
+        patience_s: for how long no broker may be there, before it gives up.
 
     Raises:
         PolytempoError: Kafka cannot be reached, or topics are missing or do not fit together.
     """
 
-    def __init__(self, settings: KafkaSettings, names: TopicNames, rules: JoinRules) -> None:
+    def __init__(
+        self, settings: KafkaSettings, names: TopicNames, rules: JoinRules, *, patience_s: float = 300.0
+    ) -> None:
         self.counters: Final = FeedbackCounters()
         self._names: Final = names
         self._rules: Final = rules
         self._owned: dict[int, _Owned] = {}
         self._sent: list[Any] = []
-        self._is_ready = False
+        self._has_owned = False
+        self._servers: Final = settings.servers
         self._turnover: Final = _Turnover()
         try:
             self._consumer: Any = KafkaConsumer(
@@ -86,6 +95,9 @@ class FeedbackProcess:
                 auto_offset_reset="earliest",
                 partition_assignment_strategy=[RangePartitionAssignor],
                 bootstrap_timeout_ms=_TIMEOUT_MS,
+                session_timeout_ms=_SESSION_MS,
+                heartbeat_interval_ms=_SESSION_MS // 4,
+                max_poll_interval_ms=_REBALANCE_MS,
                 fetch_max_wait_ms=50,
                 max_poll_records=_MAX_RECORDS,
             )
@@ -107,6 +119,9 @@ class FeedbackProcess:
         except BaseException:
             self._consumer.close()
             raise
+        self._presence: Final = Presence(
+            lambda: connections_of(self._consumer), patience_s=patience_s, servers=settings.servers
+        )
 
     def run(
         self,
@@ -120,18 +135,42 @@ class FeedbackProcess:
 
         Args:
             stop: asked several times a second.
-            ready: called when partitions have been assigned for the first time.
+            ready: called when it is a member of the group for the first time, with partitions or without.
             on_turn: called after each look at the topics.
             until_end: stop where the topics end, too.
+
+        Raises:
+            PolytempoError: Kafka is gone for too long, or refuses what it is told.
         """
+        try:
+            self._run(stop, ready, on_turn, until_end)
+        except KafkaError as error:
+            raise PolytempoError(
+                f"Kafka at {self._servers} does not take part any more: {error!r}.",
+                "Start it again: it goes on where it has committed, and nothing is lost.",
+            ) from error
+
+    def _run(
+        self,
+        stop: Callable[[], bool],
+        ready: Callable[[], None] | None,
+        on_turn: Callable[[FeedbackCounters], None] | None,
+        until_end: bool,
+    ) -> None:
         consumer, names = self._consumer, self._names
         consumer.subscribe([names.events, names.recommendations], listener=self._turnover)
         totals_s = commit_s = time.monotonic()
         try:
             while not stop():
                 polled = consumer.poll(timeout_ms=_POLL_MS)
+                if polled:
+                    self._presence.heard()
+                else:
+                    self._presence.look()
+                if self._presence.is_gone:  # nothing that waits for an answer
+                    continue
                 new = self._take_over()
-                if self._is_ready and ready is not None:
+                if self._turnover.is_member and ready is not None:
                     ready()
                     ready = None
                 for tp, records in polled.items():
@@ -151,7 +190,7 @@ class FeedbackProcess:
                 if is_commit_due:
                     self._commit()
                     commit_s = now_s
-                if until_end and not polled and self._is_ready and self._at_end():
+                if until_end and not polled and self._has_owned and self._at_end():
                     return
         finally:
             self._finish()
@@ -183,19 +222,26 @@ class FeedbackProcess:
         gone, new = self._turnover.take()
         for number in gone:
             self._owned.pop(number, None)
-        names = self._names
         for number in sorted(new):
-            tps = (TopicPartition(names.events, number), TopicPartition(names.recommendations, number))
-            committed = self._consumer.committed(tps[0], metadata=True)
-            resume = None if committed is None else decode_resume(committed.metadata)
-            resume = Resume() if resume is None else resume
-            begins = self._consumer.beginning_offsets(list(tps))
-            for tp, offset in zip(tps, (resume.start.events, resume.start.recommendations), strict=True):
-                self._consumer.seek(tp, max(offset, int(begins[tp])))
-            codec = FeedbackCodec(names.events, number, self._rules)
-            self._owned[number] = _Owned(Joiner(self._rules, resume), codec, tps)
-        self._is_ready = self._is_ready or bool(new)
+            try:
+                self._begin(number)
+            except KafkaError as error:  # until it is found out where to begin, what comes of it is passed over
+                logger.warning("partition %d is not taken over yet: %r", number, error)
+                self._turnover.again(number)
         return new
+
+    def _begin(self, number: int) -> None:
+        names = self._names
+        tps = (TopicPartition(names.events, number), TopicPartition(names.recommendations, number))
+        committed = self._consumer.committed(tps[0], metadata=True, timeout_ms=_TIMEOUT_MS)
+        resume = None if committed is None else decode_resume(committed.metadata)
+        resume = Resume() if resume is None else resume
+        begins = self._consumer.beginning_offsets(list(tps))
+        for tp, offset in zip(tps, (resume.start.events, resume.start.recommendations), strict=True):
+            self._consumer.seek(tp, max(offset, int(begins[tp])))
+        codec = FeedbackCodec(names.events, number, self._rules)
+        self._owned[number] = _Owned(Joiner(self._rules, resume), codec, tps)
+        self._has_owned = True
 
     def _read(self, tp: TopicPartition, records: list[Any]) -> None:
         owned = self._owned.get(tp.partition)
@@ -247,13 +293,17 @@ class FeedbackProcess:
             offsets |= {
                 tp: OffsetAndMetadata(offset, metadata, -1) for tp, offset in zip(owned.tps, begins, strict=True)
             }
-        self._producer.flush()
+        try:
+            self._producer.flush(timeout=_TIMEOUT_MS / 1000)
+        except KafkaTimeoutError as error:
+            logger.warning("what was told is not acknowledged yet, so nothing is committed: %s", error)
+            return
         sent, self._sent = self._sent, []
         for each in sent:
             each.get(timeout=0)  # raises what went wrong; nothing is committed then
         if offsets:
             try:
-                self._consumer.commit(offsets)
+                self._consumer.commit(offsets, timeout_ms=_TIMEOUT_MS)
             except KafkaError as error:  # another member has the partitions: it begins where the last commit says
                 logger.warning("offsets are not committed: %s", error)
 
@@ -265,13 +315,18 @@ class FeedbackProcess:
         return all(self._consumer.position(tp) >= ends[tp] for tp in tps)
 
     def _finish(self) -> None:
+        timeout_ms = _TIMEOUT_MS
         try:
-            self._tell(with_totals=True)
-            self._commit()
+            if connections_of(self._consumer) == 0:  # nobody is there to be told
+                timeout_ms = 0
+                self._producer._sender.force_close()  # noqa: SLF001 - `close` alone waits for what was sent, or raises
+            else:
+                self._tell(with_totals=True)
+                self._commit()
         finally:
             self._owned.clear()
-            self._producer.close()
-            self._consumer.close()
+            self._producer.close(timeout=timeout_ms / 1000)
+            self._consumer.close(autocommit=False, timeout_ms=timeout_ms)
 
 
 class _Turnover(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -280,6 +335,8 @@ class _Turnover(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self) -> None:
         self._gone: set[int] = set()
         self._new: set[int] = set()
+        self.is_member = False
+        """Whether it has been told what is its own, be it nothing."""
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         numbers = {tp.partition for tp in revoked}
@@ -287,7 +344,12 @@ class _Turnover(ConsumerRebalanceListener):  # type: ignore[misc]
         self._new -= numbers
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self.is_member = True
         self._new |= {tp.partition for tp in assigned}
+
+    def again(self, number: int) -> None:
+        """One that came could not be taken over: it comes with the next call, unless it goes before."""
+        self._new.add(number)
 
     def take(self) -> tuple[set[int], set[int]]:
         """Those that went and those that came since the last call."""

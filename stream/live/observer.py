@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from stream.core.events import FORGET, REQUEST, EventTypes
+from stream.live.drifting import Drifted
 from stream.live.hits import HitRates, Place
 from stream.live.outcomes import Online, OnlineRates
 from stream.live.timing import Latencies, Rate
@@ -84,6 +85,8 @@ class Figures:
     """By model and variant, over the last day, where `polytempo feedback` runs."""
     online_by_span: tuple[Online, ...] = ()
     """The same for each span of time that is counted, an hour unless told otherwise."""
+    drifted: tuple[Drifted, ...] = ()
+    """By variant, where workers were asked."""
 
     @property
     def n_dead_letters(self) -> int:
@@ -110,6 +113,7 @@ class Figures:
             "popularity_hit_rate_at_10": _rounded(self.popularity_hit_rate_at_10),
             "online": [each.as_json() for each in self.online],
             "online_by_span": [each.as_json() for each in self.online_by_span],
+            "drift": [each.as_json() for each in self.drifted],
         }
 
 

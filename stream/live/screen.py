@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from stream.live.drifting import Drifted
 from stream.live.observer import Figures, Observer
 from stream.live.words import deed, name_of, sparkline, why
 
@@ -31,11 +32,14 @@ def draw(observer: Observer, figures: Figures, lag: int | None, *, title: str, h
     """
     layout = Layout()
     n_letters = 3 + min(len(figures.dead_letters), 4) if figures.dead_letters else 0
-    n_online = 3 + min(len(figures.online), _N_VARIANTS) if figures.online else 0
-    n_left = height - 8 - n_letters - n_online
+    n_online = 4 + min(len(figures.online), _N_VARIANTS) if figures.online else 0
+    n_drift = 4 + min(len(figures.drifted), _N_VARIANTS) if figures.drifted else 0
+    n_left = height - 8 - n_letters - n_online - n_drift
     parts = [Layout(_header(figures, lag, title), size=8), Layout(_latest(observer, n_left))]
     if n_online > 0:
         parts.append(Layout(_online(figures), size=n_online))
+    if n_drift > 0:
+        parts.append(Layout(_drifted(figures), size=n_drift))
     if n_letters > 0:
         parts.append(Layout(_letters(figures), size=n_letters))
     layout.split_column(*parts)
@@ -54,6 +58,7 @@ def as_line(figures: Figures, lag: int | None) -> str:
         f"1 h popularity {percent(figures.popularity_hit_rate_at_10)} ({figures.n_targets:,} targets)",
     ]
     parts += [f"{each.variant} ({each.model}) online {percent(each.hit_rate)}" for each in figures.online]
+    parts += [f"{each.variant} drift: {each.verdict}{_most(each, 1)}" for each in figures.drifted]
     return " | ".join(parts)
 
 
@@ -122,6 +127,22 @@ def _online(figures: Figures) -> RenderableType:
             "  ".join(map(percent, course[-4:])),
         )
     return Panel(table, title="what became of recommendations", title_align="left")
+
+
+def _drifted(figures: Figures) -> RenderableType:
+    table = Table(expand=True, show_edge=False, pad_edge=False, header_style="dim")
+    for name in ("variant", "verdict", "events looked at"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("moved most (PSI)", no_wrap=True, ratio=1)
+    for each in figures.drifted[:_N_VARIANTS]:
+        style = {"changed": "yellow", "not known": "dim", "too few": "dim"}.get(each.verdict, "")
+        most = _most(each, _N_ITEMS).removeprefix(", ")
+        table.add_row(escape(each.variant), Text(each.verdict, style), f"{each.n_events:,}", escape(most))
+    return Panel(table, title="features and scores against the training window", title_align="left")
+
+
+def _most(drifted: Drifted, n: int) -> str:
+    return "".join(f", {name} {index:.2f}" for name, index in drifted.moved_most[:n])
 
 
 def _letters(figures: Figures) -> RenderableType:

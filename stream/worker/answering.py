@@ -13,6 +13,7 @@ from stream.core.parts import Part, starts
 from stream.core.ranking import Ranked, reasons_of
 from stream.core.seam import Answers, Recommender
 from stream.core.statistics import ItemStatistics
+from stream.core.tally import Tally
 from stream.wire.encode import encode_recommendations
 
 __all__ = ["Answering"]
@@ -22,14 +23,20 @@ _DECIMALS: Final = 6
 
 
 class Answering:
-    """One arm at work."""
+    """One arm at work.
 
-    def __init__(self, arm: Arm) -> None:
+    Args:
+        arm: who scores under which rules.
+        tally: counts what its model is given and says.
+    """
+
+    def __init__(self, arm: Arm, tally: Tally | None = None) -> None:
         bundle = arm.bundle
         self.arm = arm
         self.recommender = Recommender(
-            bundle.features, bundle.scorer, bundle.vocabulary, arm.policy, bundle.tag, bundle.retriever
+            bundle.features, bundle.scorer, bundle.vocabulary, arm.policy, bundle.tag, bundle.retriever, tally
         )
+        self.tally = tally
         self._reasons: dict[int, list[str]] = {}
 
     def encode(self, parts: Sequence[Part], answers: Answers, view: ItemStatistics) -> list[list[tuple[int, bytes]]]:

@@ -37,6 +37,7 @@ from stream.batching import (
 )
 from stream.batching.producing import delivered, produce
 from stream.bundle.service import ServedBundle, Service, ServiceWatcher, load_service
+from stream.core.tally import STEPS
 from stream.errors import PolytempoError
 from stream.kafka.lookup import topic_partitions
 from stream.kafka.settings import KafkaSettings
@@ -84,6 +85,7 @@ class WorkerConfig:
         observing: where health and metrics are served, and what counts as trouble.
         user_keys: secrets of the users' pseudonyms.
         standbys: how many other workers hold a copy of each user's state, so that they can take over at once.
+        drift_window_s: how far back features and scores are held against those of the bundle's training.
     """
 
     bundle: Path
@@ -100,10 +102,13 @@ class WorkerConfig:
     observing: Observing = field(default_factory=Observing)
     standbys: int = 1
     user_keys: UserKeys = field(default_factory=UserKeys)
+    drift_window_s: float = 86_400.0
 
     def __post_init__(self) -> None:
         if self.standbys < 0:
             raise PolytempoError(f"{self.standbys} standbys are not possible.", "Ask for 0 or more.")
+        if not self.drift_window_s > 0:
+            raise PolytempoError("the window of drift has a length.", "Ask for some hours, as in --drift-window 6h.")
         if not 1 <= self.max_events <= MAX_BATCH:
             raise PolytempoError(f"a batch of {self.max_events} events is not possible.", f"Ask for 1 to {MAX_BATCH}.")
 
@@ -220,6 +225,7 @@ class Worker:
             self._spawn(self._follow_on())
             self._spawn(self._score_shadows())
             self._spawn(self.observed.beat(self._vitals))
+            self._spawn(self._roll_regularly())
             if self.config.watch_s > 0:
                 self._spawn(self._watch_bundle())
             if self.config.data is not None:
@@ -334,6 +340,7 @@ class Worker:
             n_items=len(follower.view.catalogue),
             n_corrupt=follower.n_corrupt,
             models={arm.variant: arm.bundle.reference for arm in self._service.arms},
+            moved=processor.moved(),
         )
 
     # -- item statistics -----------------------------------------------------------------------------------------------
@@ -367,6 +374,13 @@ class Worker:
             await asyncio.sleep(_TIDY_S)
             if self._table is not None:
                 await self._table.tidy()
+
+    async def _roll_regularly(self) -> None:
+        """A step of the window in which features and scores are held against those of training is over."""
+        while True:
+            await asyncio.sleep(self.config.drift_window_s / STEPS)
+            if self._processor is not None:
+                self._processor.roll()
 
     async def _report_items(self) -> None:
         """Items that cannot be used are dead letters too; of all workers, the one that has partition 0 says so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from stream import __version__
+from stream.core.tally import Moved
 from stream.operations.health import Health
 from stream.operations.histogram import Histogram
 from stream.operations.http import Page
@@ -152,6 +153,7 @@ class _WorkerCollector(Collector):
             name, _, version = reference.rpartition("@")
             models.add_metric([variant], {"name": name, "version": version})
         yield models
+        yield from _moved(vitals.moved)
         yield _gauge(
             "polytempo_view_age_seconds", "Since when the item statistics may lack something.", vitals.view_age_s
         )
@@ -159,6 +161,30 @@ class _WorkerCollector(Collector):
         yield _gauge("polytempo_view_items_offset", "The last message of items in the view.", vitals.items_offset)
         yield _gauge("polytempo_view_items", "Items in the view.", vitals.n_items)
         yield _counter("polytempo_view_corrupt", "Messages of item-activity that could not be read.", vitals.n_corrupt)
+
+
+def _moved(moved: Mapping[str, Moved | None]) -> Iterator[Any]:
+    known = GaugeMetricFamily(
+        "polytempo_drift_known", "1 if a variant's bundle tells what it was trained on.", labels=["variant"]
+    )
+    events = GaugeMetricFamily(
+        "polytempo_drift_events", "Events whose features and score were looked at.", labels=["variant"]
+    )
+    index = GaugeMetricFamily(
+        "polytempo_drift_index",
+        "Population stability index against the bundle's training window: of the score, and the largest of each group "
+        "of features.",
+        labels=["variant", "group"],
+    )
+    for variant, each in moved.items():
+        known.add_metric([variant], float(each is not None))
+        if each is None:
+            continue
+        events.add_metric([variant], each.n_events)
+        if each.is_judged:
+            for group, value in each.groups.items():
+                index.add_metric([variant, group], value)
+    yield from (known, events, index)
 
 
 class MetricsPage:

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from stream import __version__
 from stream.batching import RecordBatch, Timings
+from stream.core.tally import Moved
 from stream.operations.health import Health, Phase
 from stream.operations.http import HttpServer, Page, json_page
 from stream.operations.listen import Listen, Token
@@ -26,6 +27,7 @@ __all__ = ["Observed", "Observing"]
 logger = logging.getLogger(__name__)
 
 _BEAT_S: Final = 0.5
+_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,7 @@ class Observed:
                     "items_offset": vitals.items_offset,
                     "items": vitals.n_items,
                 },
+                "drift": {variant: _moved(each) for variant, each in vitals.moved.items()},
             }
         return document
 
@@ -170,6 +173,14 @@ class Observed:
             "ready": not objections,
             "objections": [{"kind": each.kind, "detail": each.detail} for each in objections],
         }
+
+
+def _moved(moved: Moved | None) -> dict[str, Any] | None:
+    """None where the bundle does not tell what it was trained on."""
+    if moved is None:
+        return None
+    worst = {name: round(index, 4) for name, index in moved.worst(_SHOWN)}
+    return {"events": moved.n_events, "verdict": moved.verdict, "moved_most": worst}
 
 
 def _quantiles_ms(quantile: Callable[[float], float | None]) -> dict[str, float] | None:

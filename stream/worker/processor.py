@@ -20,6 +20,7 @@ from stream.core.fold import DUPLICATE, ERASED, REPLAYED, Folded
 from stream.core.parts import Part, starts
 from stream.core.state import States, StateSpec, decode_states
 from stream.core.statistics import ItemStatistics
+from stream.core.tally import Moved, Tally
 from stream.wire.activity import decode_activity, encode_activity
 from stream.wire.decode import EventDecoder
 from stream.wire.encode import dead_letter, receipt
@@ -80,6 +81,11 @@ class Counters:
         """One more record was refused."""
         self.n_dead_letters += 1
         self.dead_letters[reason] = self.dead_letters.get(reason, 0) + 1
+
+
+def _tally_of(arm: Arm) -> Tally | None:
+    known = arm.bundle.distributions
+    return Tally(arm.bundle.features, known) if known else None
 
 
 Load = Callable[[Sequence[bytes]], Sequence[bytes | None]]
@@ -146,7 +152,7 @@ class Processor:
             raise ValueError("several arms need an assignment of users")
         self.view = view
         self.counters = Counters() if counters is None else counters
-        self._answering = [Answering(arm) for arm in arms]
+        self._answering = [Answering(arm, _tally_of(arm)) for arm in arms]
         self._arms = Arms([each.recommender for each in self._answering])
         self._assignment = assignment if len(arms) > 1 else None
         self._around: Around | None = Around()
@@ -190,6 +196,19 @@ class Processor:
                 self.shadows.warm_up(self.view)
         finally:
             self.view, self.counters, self._around = real, kept, around
+            for each in self._answering:
+                if each.tally is not None:
+                    each.tally.clear()
+
+    def moved(self) -> dict[str, Moved | None]:
+        """By variant, how far what is served has moved from the bundle's training; None where that is not known."""
+        return {each.arm.variant: None if each.tally is None else each.tally.moved() for each in self._answering}
+
+    def roll(self) -> None:
+        """A step of the window that `moved` looks at is over."""
+        for each in self._answering:
+            if each.tally is not None:
+                each.tally.roll()
 
     def process(
         self, records: Sequence[Record], load: Load, *, topic: str, partition: int, covers: tuple[int, int]

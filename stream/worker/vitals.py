@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from stream.batching import RecordBatch, Standing, Timings
+from stream.core.tally import Moved
 from stream.operations.histogram import BATCH_EVENTS, Histogram
 from stream.operations.watchdog import Progress, Sample
 
@@ -34,6 +35,8 @@ class Vitals:
         n_items: items in the view.
         n_corrupt: messages of `item-activity` that were left out.
         models: variant -> the bundle that serves it, name@version.
+        moved: variant -> how far features and scores are from those of the bundle's training window; None where the
+            bundle does not tell of it.
     """
 
     at_s: float
@@ -49,6 +52,7 @@ class Vitals:
     n_items: int
     n_corrupt: int
     models: Mapping[str, str]
+    moved: Mapping[str, Moved | None]
 
     def sample(self) -> Sample:
         """What the watchdog wants of it."""

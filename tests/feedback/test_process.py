@@ -19,6 +19,7 @@ from stream.cli.main import main
 from stream.core.identity import rec_id
 from stream.feedback.codec import FeedbackCodec, decode_feedback, decode_resume, encode_resume
 from stream.feedback.joiner import Checkpoint, Joiner, JoinRules, Resume
+from stream.kafka.broker import EmbeddedBroker
 from stream.live.reader import Reader
 from stream.wire.messages import FeedbackTotals, Outcome, UserSpan
 from tests.worker.cluster import ROOT, Cluster, Running, keyed
@@ -73,11 +74,11 @@ async def answer(cluster: Cluster, events: list[dict[str, Any]], places: list[tu
     await cluster.send(pairs, cluster.names.recommendations)
 
 
-def started(cluster: Cluster, label: str) -> Running:
+def started(cluster: Cluster, label: str, *options: str) -> Running:
     """A process of the group; the cluster ends it in any case."""
     directory: Path = cluster.workdir / label
     directory.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "stream.cli.main", "feedback", *OPTIONS, "--json"]
+    command = [sys.executable, "-m", "stream.cli.main", "feedback", *OPTIONS, *options, "--json"]
     command += ["--kafka", cluster.broker, "--prefix", cluster.prefix]
     out, err = directory / "stdout", directory / "stderr"
     began_bytes = out.stat().st_size if out.exists() else 0
@@ -192,6 +193,21 @@ async def test_reading_up_to_the_end_and_going_on_later_repeats_nothing(
     assert [(each["variant"], each["hit_rate"] > 0) for each in online] == [("a", True), ("b", True)]
     assert main(["feedback", "--outcomes", "click,impression", "--kafka", cluster.broker]) == 2
     assert "different event types" in capsys.readouterr().err
+
+
+async def test_where_the_broker_is_gone_for_good_it_says_so_and_ends(tmp_path: Path) -> None:
+    """Status 2 and one line, soon after its patience is over; with data told and uncommitted, and without an end."""
+    with EmbeddedBroker() as broker:
+        cluster = Cluster(broker.settings, "gone-", tmp_path)
+        cluster.create()
+        process = started(cluster, "a", "--give-up-after", "2s")
+        await process.ready()
+        events = traffic(300)
+        await answer(cluster, events, await cluster.send(map(keyed, events)))
+        broker.kill()
+        assert await process.ended(90) == 2
+        said = " ".join(process.stderr.read_text().split())
+        assert "no broker of" in said, said[-1500:]
 
 
 def test_what_a_restart_needs_fits_into_the_metadata_of_an_offset() -> None:

@@ -14,6 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.batching import Standing
+from stream.core.tally import Moved
 from stream.operations.health import Phase
 from stream.operations.listen import Listen
 from stream.operations.probe import ask
@@ -51,8 +52,11 @@ def exposed() -> dict[str, set[str]]:
     observed = Observed(Observing(listen=Listen("127.0.0.1", 0)), counters)
     observed.health.enter(Phase.SERVING)
     observed.observe(
-        Vitals(0.0, True, 0, 1, [Standing(0, 3, 5, 1, waiting=False)], 1, 1496, 0.1, 7, 8, 9, 0, {"default": "shop@1"})
-    )
+        Vitals(
+            0.0, True, 0, 1, [Standing(0, 3, 5, 1, waiting=False)], 1, 1496, 0.1, 7, 8, 9, 0, {"default": "shop@1"},
+            {"default": Moved(1000, {"score": 0.1})},
+        )
+    )  # fmt: skip
     with observed:
         status, text = ask(f"{observed.url}/metrics")
     assert status == 200

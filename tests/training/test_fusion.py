@@ -58,6 +58,7 @@ def test_one_bundle_holds_both_and_beats_the_baselines(trained: Trained) -> None
     metrics = trained.manifest.metrics
     assert metrics["hr@10"] > 1.3 * metrics["popularity_1h/hr@10"]
     assert metrics["ndcg@10"] > metrics["co_visitation/ndcg@10"]
+    assert {"score", "candidate:age", "context:session"} <= bundle.distributions.keys()
 
 
 def test_what_is_recommended_comes_from_the_sequence_model_too(trained: Trained) -> None:

@@ -66,6 +66,7 @@ def test_a_log_becomes_a_bundle_that_recommends_better_than_chance(model: Sequen
     assert tuple(sorted(bundle.manifest.inputs)) == tuple(sorted(inputs_of(model)))
     assert (bundle.manifest.n_state > 0) == isinstance(model, LstmTraining | TempoTraining)
     assert bool(bundle.parts) == isinstance(model, TempoTraining)
+    assert set(bundle.distributions) == {"score"}
     metrics = done.manifest.metrics
     # By chance one target in 15 would be among the first ten.
     assert metrics["hr@10"] > 0.1

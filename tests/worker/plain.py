@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.candidates import CandidateSpec
+from stream.core.distributions import Binned
 from stream.core.features import FeatureSpec, TensorSpec, menu
 from stream.core.scales import DAY_MS
 from stream.core.seam import Scorer
@@ -86,3 +87,4 @@ class PlainBundle:
     reference: str = "plain@1"
     tag: int = 1
     retriever: Scorer | None = None
+    distributions: Mapping[str, Binned] = field(default_factory=dict)

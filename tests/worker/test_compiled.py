@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from stream.bundle.service import Arm
-from stream.core import candidates, catalogue, context, fold, ranking, statistics
+from stream.core import candidates, catalogue, context, fold, ranking, statistics, tally
+from stream.core.distributions import Binned
 from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity
@@ -26,6 +27,13 @@ KERNELS = {
     "derive": statistics._derive,
     "lookup": catalogue._lookup,
     "insert": catalogue._insert,
+    "tally": tally._count,
+}
+
+
+KNOWN = {
+    name: Binned((0.0, 1.0), (0.5, 0.25, 0.25))
+    for name in ("score", "candidate:age", "context:session")  # each goes through compiled code in its own way
 }
 
 
@@ -40,6 +48,7 @@ class FakeBundle:
     tag = 7
     parts: tuple[str, ...] = ()
     retriever = None
+    distributions = KNOWN
 
 
 @dataclass

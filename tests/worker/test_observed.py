@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream.batching import Applied, Load, RecordBatch
 from stream.kafka.broker import EmbeddedBroker
 from stream.kafka.settings import KafkaSettings
+from stream.live.drifting import Workers
 from stream.operations.listen import Listen, Token
 from stream.operations.probe import ask
 from stream.operations.watchdog import WatchdogConfig
@@ -69,9 +70,9 @@ def metrics_of(text: str) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def serving(cluster: Cluster, **observing: Any) -> AsyncIterator[tuple[Worker, str]]:
+async def serving(cluster: Cluster, *, model: str = "ranker", **observing: Any) -> AsyncIterator[tuple[Worker, str]]:
     """A worker in this process, ready, and the address of its pages."""
-    config = WorkerConfig(bundle("ranker"), observing=Observing(listen=LOCAL, **observing))
+    config = WorkerConfig(bundle(model), observing=Observing(listen=LOCAL, **observing))
     worker, stop, is_ready, urls = Worker(config, cluster.settings, cluster.names), asyncio.Event(), asyncio.Event(), []
     running = asyncio.ensure_future(worker.run(ready=is_ready.set, stop=stop, listening=urls.append))
     waiting = asyncio.ensure_future(is_ready.wait())
@@ -125,6 +126,7 @@ async def test_a_worker_is_alive_at_once_and_ready_when_it_answers(cluster: Clus
     assert found["polytempo_ready"] == 1
     assert found["polytempo_view_age_seconds"] < 30
     assert found["polytempo_rebalances_total"] >= 1
+    assert found["polytempo_drift_known{variant=default}"] == 0, "this bundle does not tell of its training"
     assert found["process_resident_memory_bytes"] > 0
     _, status_page = await page(f"{url}/status")
     assert status_page["events"]["applied"] == 300
@@ -133,6 +135,28 @@ async def test_a_worker_is_alive_at_once_and_ready_when_it_answers(cluster: Clus
     assert status_page["models"] == {variant: f"{name}@{version}"}
     await worker.stopped()
     assert (await page(f"{url}/live"))[0] == 0
+
+
+async def test_a_worker_tells_how_far_it_is_from_what_its_bundle_was_trained_on(cluster: Cluster) -> None:
+    """Scores like those of training there are none; after 300 events of its sample it says so, and watchers see it."""
+    async with serving(cluster, model="telling", watchdog=CALM) as (worker, url):
+
+        def look() -> dict[str, float]:
+            return metrics_of(ask(f"{url}/metrics")[1])
+
+        await until(lambda: worker.observed.vitals is not None)
+        assert look()["polytempo_drift_known{variant=default}"] == 1
+        assert "polytempo_drift_index{group=score}{variant=default}" not in look(), "too few events"
+        await cluster.send(map(keyed, clicks(6_400)))
+        await cluster.caught_up()
+        await until(lambda: look()["polytempo_drift_events{variant=default}"] > 350)
+        assert look()["polytempo_drift_index{group=score}{variant=default}"] > 1
+        assert look()["polytempo_drift_index{group=history}{variant=default}"] > 0
+        with Workers([url]) as workers:
+            await asyncio.get_running_loop().run_in_executor(None, workers.asked.wait, 20)
+        (seen,) = workers.drifted
+        assert (seen.variant, seen.verdict) == ("default", "changed")
+        assert {name for name, _ in seen.moved_most} == {"score", "context:events"}
 
 
 async def test_an_idle_worker_is_answered_all_the_time_and_lags_by_nothing(cluster: Cluster) -> None:

@@ -72,7 +72,7 @@ def test_the_watchdog_gets_what_the_consumer_knows() -> None:
     some: dict[str, Any] = {"n_users": 0, "state_bytes": 0, "view_offset": 1, "items_offset": 2, "n_items": 3}
     vitals = Vitals(
         at_s=1.0, settled=True, to_recover=0, n_rebalances=1, partitions=standings, view_age_s=0.5, n_corrupt=0,
-        models={"default": "a@1"}, **some,
+        models={"default": "a@1"}, moved={}, **some,
     )  # fmt: skip
     sample = vitals.sample()
     assert (sample.partitions[0].done, sample.partitions[0].lag, sample.partitions[0].answered) == (5, 4, 77)
