@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -116,6 +117,7 @@ class FeedbackProcess:
                 allow_auto_create_topics=False,
                 bootstrap_timeout_ms=_TIMEOUT_MS,
             )
+            self._producer.partitions_for(names.feedback)  # else the first message would wait for it, broker or not
         except BaseException:
             self._consumer.close()
             raise
@@ -319,13 +321,14 @@ class FeedbackProcess:
         try:
             if connections_of(self._consumer) == 0:  # nobody is there to be told
                 timeout_ms = 0
-                self._producer._sender.force_close()  # noqa: SLF001 - `close` alone waits for what was sent, or raises
+                self._producer._sender.force_close()  # `close` alone waits for what was sent, or raises
             else:
                 self._tell(with_totals=True)
                 self._commit()
         finally:
             self._owned.clear()
-            self._producer.close(timeout=timeout_ms / 1000)
+            with suppress(KafkaTimeoutError):
+                self._producer.close(timeout=timeout_ms / 1000)
             self._consumer.close(autocommit=False, timeout_ms=timeout_ms)
 
 

@@ -38,9 +38,10 @@ def _home() -> Path:
 
 @cache
 def bundle(name: str) -> Path:
-    """The folder of a bundle, not to be changed: `ranker`, `ranker-2` (other weights), `telling` (or so it says,
-    half of the scores that it was trained on were over a million), `recurrent`, `fused` (a sequence model and the
-    ranker behind it), `indexed` and `fused-indexed` (many items, searched with an index), or `other-statistics`, a ranker that wants others of items.
+    """The folder of a bundle, not to be changed: `ranker`, `ranker-2` (other weights), `telling` (half of its scores in
+    training were over a million, or so it tells), `recurrent`, `fused` (a sequence model and the ranker behind it),
+    `indexed` and `fused-indexed` (many items, searched with an index), or `other-statistics`, a ranker that wants
+    others of items.
     """
     from tests.bundle import models  # it imports torch, which takes seconds
 
