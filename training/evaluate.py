@@ -161,10 +161,9 @@ def evaluate(
             here = np.searchsorted(targets.row, target_of[batch.rows])
             keys = log.key[log.item[target_of[batch.rows]]]
             wanted = replay.view.catalogue.index.lookup(keys)
-            place["model"][here] = places(batch.stepped.ranked.items[:, :n], wanted)
+            place["model"][here] = places(batch.answers.ranked.items[:, :n], wanted)
             if baselines is not None:
-                after = batch.stepped.folded.after[batch.rows - batch.start]
-                ranked = baselines.rank(after, batch.stepped.as_of_ms, n)
+                ranked = baselines.rank(batch.after, batch.answers.as_of_ms, n)
                 wanted = baselines.view.catalogue.index.lookup(keys)
                 for name, items in ranked.items():
                     place[name][here] = places(items, wanted)

@@ -4,25 +4,35 @@ Statistics advance as they do live, from the batches' own activity, but by event
 as it stood when the period began, however they fall into batches.
 
     time      |------- period -------|------- period -------|
-    batches   [  e e e  ][ e e e e ] [ e e ][    e e e e    ]
+    batches   [  e e e        e e e e      e e ][   e e e e    ]
+    pieces    [  e e e        e e e e][    e e ][   e e e e    ]
     view      ^ as of here           ^ as of here, with all activity of the first period
+
+What costs the same however few events there are is done as seldom as possible: users' records are folded a batch at a
+time across periods, because they go by event time alone, and the view is brought up to date only where a recommendation
+is wanted.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from itertools import pairwise
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.core.activity import ActivityBatch
 from stream.core.catalogue import ItemUpdate
+from stream.core.events import EventBatch
 from stream.core.features import FeatureSpec, TensorSpec, menu
+from stream.core.fold import Folded
+from stream.core.parts import Part
+from stream.core.ranking import Ranked
 from stream.core.scales import SECOND_MS
-from stream.core.seam import Recommender, Stepped
+from stream.core.seam import Answers, Recommender
 from stream.core.state import States, StateSpec, blank_states
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity, encode_activity
@@ -32,6 +42,8 @@ __all__ = ["RecordingScorer", "Replay", "Replayed", "StateTable", "Watcher"]
 
 SOURCE = "log/0"
 """The one partition that a log stands for."""
+_MOST_DUE: Final = 1024
+"""Activity messages that wait at most for the view to be wanted."""
 
 
 class RecordingScorer:
@@ -106,6 +118,13 @@ class StateTable:
         self._raw[users] = states.view(np.uint8).reshape(len(states), -1)
 
 
+_NOTHING: Final = Answers(
+    np.zeros(0, np.intp),
+    Ranked(np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.uint16)),
+    np.zeros(0, np.int64),
+)
+
+
 class Watcher(Protocol):
     """Something that keeps statistics of its own beside a replay, such as baselines."""
 
@@ -116,16 +135,19 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replayed:
-    """One batch: events `start` to `stop` (excluded) of the log, and what they led to.
+    """One piece of a batch: events `start` to `stop` (excluded) of the log, all of one period, and what they led to.
 
     Attributes:
-        rows: (R,) rows of the log that got a recommendation, those of `stepped.ranked`.
+        rows: (R,) rows of the log that got a recommendation.
+        answers: their recommendations.
+        after: (R,) the record of each event's user right after it.
     """
 
     start: int
     stop: int
     rows: NDArray[np.int64]
-    stepped: Stepped
+    answers: Answers
+    after: States
 
 
 class Replay:
@@ -173,7 +195,11 @@ class Replay:
         self._watchers = watchers or []
         self._period: int | None = None
         self._pending: deque[tuple[int, int, ActivityBatch]] = deque()
-        """When its period ended (ms), its last row, and the activity of each batch that the view does not hold yet."""
+        """When its period ended (ms), its last row, and the activity of each piece that is not due yet."""
+        self._due: list[tuple[int, ActivityBatch]] = []
+        """Last row and activity of what the view should hold, but nobody has looked since."""
+        self._open: tuple[int, States] | None = None
+        """First row of the batch whose pieces are being yielded, and its users' records before it."""
         if len(recommender.vocabulary.ids) > 0:
             self.view.know(recommender.vocabulary.ids)
 
@@ -191,38 +217,74 @@ class Replay:
     def run(self, until: int | None = None, select: NDArray[np.bool_] | None = None) -> Iterator[Replayed]:
         """Replay up to row `until` of the log (excluded; its end unless given), batch by batch.
 
-        Each batch is yielded before anything that follows is read, so `view` and `states` are as of that batch.
+        Each piece is yielded before the view holds anything that follows. Where a piece has recommendations, `view` is
+        as of its period; `states` are as of the end of a batch once its last piece was yielded.
 
         Args:
             select: (N,) the events of the log that need a recommendation; all unless given.
         """
+        self._store()
         log = self.log
         until = len(log) if until is None else until
         period = log.ts_ms // self._period_ms
         ends = np.append(np.flatnonzero(period[1:] != period[:-1]) + 1, len(log))
+        # A model with a state of its own steps through every event, each with the view of its time.
+        one_period = self.recommender.n_state > 0
         while self.at < until:
             start = self.at
-            end_of_period = int(ends[np.searchsorted(ends, start, side="right")])
-            stop = min(until, start + self._batch_size, end_of_period)
-            self._enter(int(period[start]))
-            batch = log.batch(start, stop)
-            users = self._users(start, stop)
-            stepped = self.recommender.step(
-                self.states.get(users),
-                batch,
-                self.view,
-                source=SOURCE,
-                select=None if select is None else select[start:stop],
-            )
-            self.states.put(users, stepped.folded.states)
-            end_ms = (int(period[start]) + 1) * self._period_ms
+            stop = min(until, start + self._batch_size)
+            first = int(np.searchsorted(ends, start, side="right"))
+            if one_period:
+                stop = min(stop, int(ends[first]))
+            cuts = [start, *ends[first : np.searchsorted(ends, stop, side="left")].tolist(), stop]
+            yield from self._batch(cuts, period, select)
+        self._look()
+
+    def _batch(
+        self, cuts: list[int], period: NDArray[np.int64], select: NDArray[np.bool_] | None
+    ) -> Iterator[Replayed]:
+        """Fold the events between the first and the last cut, and answer piece by piece."""
+        recommender, start, end = self.recommender, cuts[0], cuts[-1]
+        users = self._users(start, end)
+        before = self.states.get(users)
+        batch, folded, parts = self._folded(before, start, end)
+        self._open = (start, before)
+        for first, last in pairwise(cuts):
+            self._enter(int(period[first]))
+            here = slice(first - start, last - start)
+            wanted = np.zeros(len(batch), np.bool_)
+            wanted[here] = True if select is None else select[first:last]
+            if recommender.n_state > 0 or wanted.any():
+                self._look()
+                answers = recommender.recommend(before, folded, batch, self.view, parts, select=wanted)
+            else:
+                answers = _NOTHING
             if not self._is_frozen:
-                self._pending.append((end_ms, stop - 1, stepped.activity))
-            self.at = stop
-            yield Replayed(start, stop, start + stepped.rows.astype(np.int64), stepped)
+                activity = recommender.activity_of(batch, folded, Part(batch, SOURCE, (first, last - 1)), here)
+                self._pending.append(((int(period[first]) + 1) * self._period_ms, last - 1, activity))
+            if last == end:
+                self.states.put(users, folded.states)
+                self._open = None
+            self.at = last
+            yield Replayed(first, last, start + answers.rows, answers, folded.after[answers.rows])
+
+    def _store(self) -> None:
+        """Put the records of a batch that was left, or is looked at, between two of its pieces: as of `at`."""
+        if self._open is not None and self._open[0] < self.at:
+            start, before = self._open
+            users = self._users(start, self.at)
+            _, folded, _ = self._folded(before[: len(users)], start, self.at)  # users are in order of appearance
+            self.states.put(users, folded.states)
+
+    def _folded(self, states: States, start: int, stop: int) -> tuple[EventBatch, Folded, list[Part]]:
+        batch = self.log.batch(start, stop)
+        parts = [Part(batch, SOURCE, (start, stop - 1))]
+        batch = self.recommender.spec.values.apply(batch)
+        return batch, self.recommender.fold(states, batch, parts), parts
 
     def settled(self) -> ItemStatistics:
         """The view with all that has been replayed counted and all items known, however young."""
+        self._look()
         due = [(last, activity) for _, last, activity in self._pending]
         self._pending.clear()
         self.view.advance(due, self._items[self._n_items_known :])
@@ -234,6 +296,8 @@ class Replay:
 
         Watchers and a recurrent scorer's weights are not in it.
         """
+        self._look()
+        self._store()
         messages = [encode_activity(activity) for _, _, activity in self._pending]
         arrays = {f"view/{name}": array for name, array in self.view.snapshot().items()}
         return arrays | {
@@ -255,6 +319,8 @@ class Replay:
         self.at, self._n_items_known, period = (int(number) for number in arrays["at"])
         self._period = None if period < 0 else period
         self._pending.clear()
+        self._due.clear()
+        self._open = None
         end = 0
         content = arrays["pending_bytes"].tobytes()
         for (end_ms, last), length in zip(arrays["pending"].tolist(), arrays["pending_lengths"].tolist(), strict=True):
@@ -271,14 +337,20 @@ class Replay:
         ):
             self._n_items_known += 1
         updates = self._items[n_known : self._n_items_known]
-        due: list[tuple[int, ActivityBatch]] = []
         while self._pending and self._pending[0][0] + self._delay_ms <= period * self._period_ms:
             _, last, activity = self._pending.popleft()
-            due.append((last, activity))
-        if due or updates:
-            self.view.advance(due, updates)
-            for watcher in self._watchers:
-                watcher.advance([activity for _, activity in due], updates)
+            self._due.append((last, activity))
+        if updates or len(self._due) >= _MOST_DUE:
+            self._look(updates)
+
+    def _look(self, updates: Sequence[ItemUpdate] = ()) -> None:
+        """Bring the view up to what it should hold by now."""
+        if not self._due and not updates:
+            return
+        due, self._due = self._due, []
+        self.view.advance(due, updates)
+        for watcher in self._watchers:
+            watcher.advance([activity for _, activity in due], list(updates))
 
     def _users(self, start: int, stop: int) -> NDArray[np.int32]:
         """(U,) the batch's users in order of first appearance, as `Log.batch` lists them."""

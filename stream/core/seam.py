@@ -482,14 +482,19 @@ class Recommender:
 
         Replays add nothing: they were counted before.
         """
-        rows = np.flatnonzero((folded.outcome == APPLIED) & (batch.item != 0))
         if len(parts) == 1:
-            return (self._activity(parts[0], batch, folded, rows),)
+            return (self.activity_of(batch, folded, parts[0]),)
+        rows = np.flatnonzero((folded.outcome == APPLIED) & (batch.item != 0))
         cuts = np.searchsorted(rows, starts([len(part.batch) for part in parts])).tolist()
         return tuple(
             self._activity(part, batch, folded, rows[first:last])
             for part, (first, last) in zip(parts, pairwise(cuts), strict=True)
         )
+
+    def activity_of(self, batch: EventBatch, folded: Folded, part: Part, here: slice = slice(None)) -> ActivityBatch:
+        """What events of a folded batch add to the statistics in the name of `part`: those at `here`, or all."""
+        rows = np.flatnonzero((folded.outcome[here] == APPLIED) & (batch.item[here] != 0)) + (here.start or 0)
+        return self._activity(part, batch, folded, rows)
 
     def _activity(self, part: Part, batch: EventBatch, folded: Folded, rows: NDArray[np.intp]) -> ActivityBatch:
         fields = self.spec.statistics.segment_fields

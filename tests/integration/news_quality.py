@@ -297,7 +297,7 @@ def replayed_quality(path: Path, log: EventLog, day: int, since: int = 0) -> Qua
     kept: dict[int, _Recommended] = {}
     for part in replay.run(rows.stop, select):
         ids = replay.view.catalogue.ids
-        for row, items in zip(part.rows.tolist(), part.stepped.ranked.items.tolist(), strict=True):
+        for row, items in zip(part.rows.tolist(), part.answers.ranked.items.tolist(), strict=True):
             kept[row] = _Recommended("", -1, [_Item(ids[item]) for item in items if item >= 0])
     place, n_missing = _places(whole, targets, kept)
     return Quality(

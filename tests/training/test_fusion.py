@@ -67,7 +67,7 @@ def test_what_is_recommended_comes_from_the_sequence_model_too(trained: Trained)
         bundle.features, bundle.scorer, bundle.vocabulary, Policy(10), bundle.tag, bundle.retriever
     )
     replay = Replay(material.log, recommender, items=material.items, period_ms=600_000)
-    sources = np.concatenate([batch.stepped.ranked.sources.ravel() for batch in replay.run(1500)])
+    sources = np.concatenate([batch.answers.ranked.sources.ravel() for batch in replay.run(1500)])
     assert 0 < np.count_nonzero(sources & FROM_SEQUENCE) < len(sources)
     replay.view.update_items([ItemUpdate("brand-new", "category-1", "just announced", published_ms=2**41)])
     replay.view.refresh()

@@ -145,7 +145,7 @@ def test_a_bundle_trained_on_a_part_of_the_log_is_served_on_all_of_it(trained: T
     replay = Replay(material.log, Recommender(bundle.features, bundle.scorer), items=material.items, period_ms=600_000)
     for batch in replay.run(2_000):
         assert len(batch.rows) == batch.stop - batch.start
-        assert np.isfinite(batch.stepped.ranked.scores).all()
+        assert np.isfinite(batch.answers.ranked.scores).all()
 
 
 def test_a_recurrent_model_trains_and_serves_through_the_same_seam(tmp_path: Path) -> None:

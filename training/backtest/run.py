@@ -19,14 +19,14 @@ from stream.bundle.load import Bundle
 from stream.core.catalogue import ItemUpdate, KeyIndex
 from stream.core.features import FeatureSpec, TensorSpec, menu
 from stream.core.ranking import reasons_of
-from stream.core.seam import Policy, Recommender, Stepped
+from stream.core.seam import Policy, Recommender
 from stream.core.state import NEVER_MS
 from stream.feed import partition_of
 from training.backtest.material import Material
 from training.evaluate import Baselines
 from training.log import Log
 from training.metrics import hit_rate, ndcg, reciprocal_rank
-from training.replay import Replay
+from training.replay import Replay, Replayed
 from training.targets import Targets
 
 __all__ = ["BASELINES", "Conditions", "Example", "Outcome", "Run", "Share", "merged"]
@@ -272,10 +272,11 @@ class Run:
         if self._conditions.every_event and len(self._targets) > 0:
             select[self._targets.scored.min() :] = True
         try:
-            for batch in self._replay.run(self.n_events, select):
-                self._judge(batch.rows, batch.start, batch.stepped)
+            for piece in self._replay.run(self.n_events, select):
+                if len(piece.rows) > 0:
+                    self._judge(piece)
                 if on_progress is not None:
-                    on_progress(batch.stop)
+                    on_progress(piece.stop)
                 if stopped is not None and stopped():
                     break
         finally:
@@ -325,9 +326,9 @@ class Run:
         self._examples = msgspec.json.decode(arrays["examples"].tobytes(), type=list[Example])
         self._n_scored, self._seconds = int(arrays["counts"][0]), float(arrays["counts"][1])
 
-    def _judge(self, rows: NDArray[np.int64], start: int, stepped: Stepped) -> None:
-        self._n_scored += len(rows)
-        number = self._number[rows]
+    def _judge(self, piece: Replayed) -> None:
+        self._n_scored += len(piece.rows)
+        number = self._number[piece.rows]
         mine = np.flatnonzero(number >= 0)
         if len(mine) == 0 or len(self._replay.view.catalogue) == 0:
             return  # before anything is known, the lists stay empty
@@ -336,18 +337,17 @@ class Run:
         if self._baselines is not None:
             # The baselines read the replay's own statistics: they are exactly those that they want.
             self._baselines.view = self._replay.view
-            after = stepped.folded.after[rows[mine] - start]
-            lists = self._baselines.rank(after, stepped.as_of_ms[mine], self._conditions.k)
+            lists = self._baselines.rank(piece.after[mine], piece.answers.as_of_ms[mine], self._conditions.k)
             for name, items in lists.items():
                 self._keep(name, number, self._in_log(items), None, wanted)
             return
         (name,) = self._place
-        items = self._in_log(stepped.ranked.items[mine])
-        self._keep(name, number, items, stepped.ranked.scores[mine], wanted)
-        for row, which in zip(mine.tolist(), number.tolist(), strict=True):
+        ranked = piece.answers.ranked
+        items = self._in_log(ranked.items[mine])
+        self._keep(name, number, items, ranked.scores[mine], wanted)
+        for at, (row, which) in enumerate(zip(mine.tolist(), number.tolist(), strict=True)):
             if self._bundle is not None and which in self._shown:
-                listed = items[row == mine][0]
-                self._examples.append(self._example(self._bundle, which, row, rows[row] - start, listed, stepped))
+                self._examples.append(self._example(self._bundle, which, row, items[at], piece))
 
     def _keep(
         self,
@@ -369,18 +369,15 @@ class Run:
         known = self._index.lookup(self._replay.view.catalogue.key[np.maximum(items, 0)])
         return np.where(items < 0, -1, np.where(known < 0, ELSEWHERE, known)).astype(np.int32)
 
-    def _example(
-        self, bundle: Bundle, which: int, ranked: int, row: int, items: NDArray[np.int32], stepped: Stepped
-    ) -> Example:
-        log = self._log
-        state = stepped.folded.after[row]
+    def _example(self, bundle: Bundle, which: int, row: int, items: NDArray[np.int32], piece: Replayed) -> Example:
+        log, ranked, state = self._log, piece.answers.ranked, piece.after[row]
         past = self._index.lookup(state["ring_item"][state["ring_ms"] != NEVER_MS])[-6:]
         there = items != -1
         return Example(
             int(self._at[which]),
             tuple(log.item_ids[item] for item in past.tolist() if item >= 0),
             tuple("?" if item < 0 else log.item_ids[item] for item in items[there].tolist()),
-            tuple(stepped.ranked.scores[ranked][there].astype(float).tolist()),
+            tuple(ranked.scores[row][there].astype(float).tolist()),
             tuple(
                 reasons_of(
                     bundle.features,
@@ -388,7 +385,7 @@ class Run:
                     from_candidates=bundle.scorer.space == "candidates",
                     parts=bundle.parts,
                 )
-                for bits in stepped.ranked.sources[ranked][there]
+                for bits in ranked.sources[row][there]
             ),
         )
 
