@@ -13,6 +13,8 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from stream.cli.console import people, print_json, results
+from stream.cli.options import parse_duration_ms
+from stream.cli.produce import parse_time
 from stream.errors import PolytempoError
 
 __all__ = ["bench"]
@@ -204,6 +206,74 @@ def recovery(
 
 
 @bench.command
+def backtest(
+    *,
+    bundle: Path | None = None,
+    events: int = 20_000,
+    before: int = 40_000,
+    users: int = 20_000,
+    items: int = 3_000,
+    log: Path | None = None,
+    since: str | None = None,
+    period: str = "10s",
+    batch: int = 256,
+    rounds: int = 1,
+    json: bool = False,
+) -> None:
+    """Measure how fast a backtest replays on one core, and where the processor's time goes.
+
+    A recommendation is made at every event, as live. Beside the bundle, in the same run: the same without its model,
+    the baselines, and learning alone. Time is the processor's, so other work on the machine does not count; the view is
+    brought up to date once per --period, so a range with few events per period is dearer per event.
+
+    Parameters
+    ----------
+    bundle
+        A two-stage bundle. Left out: models/shop-ranker, or an untrained two-stage ranker if that is not there.
+    events
+        Events that are measured.
+    before
+        Events of the simulated shop before them, which are learned from.
+    users
+        Users of the simulated shop.
+    items
+        Its items.
+    log
+        A log of events to use instead of the simulated shop; all that lies before what is measured is learned from.
+    since
+        Where in the log the measured events begin: 2024-01-31, 2024-01-31T12:00 (UTC) or epoch milliseconds. Left
+        out: the last ones are measured.
+    period
+        Age of the item statistics at most.
+    batch
+        Events in a batch.
+    rounds
+        How often each is measured, in turn; medians count.
+    json
+        Print one line: {"events_per_s": ..., "without_model_events_per_s": ..., "us_per_event": {...}, "runs": {...}}.
+    """
+    _at_least_one(events=events, users=users, items=items, batch=batch, rounds=rounds)
+    module = _benchmark("backtest")
+    options = module.BacktestOptions(
+        bundle=bundle,
+        log=log,
+        n_events=events,
+        n_before=before,
+        n_users=users,
+        n_items=items,
+        since_ms=None if since is None else parse_time(since),
+        period_ms=parse_duration_ms(period),
+        batch_size=batch,
+        n_rounds=rounds,
+    )
+    figures = module.run(options, say=lambda what: people.print(what, style="dim"))
+    if json:
+        print_json(figures)
+    else:
+        _show_backtest(figures)
+
+
+@bench.command
 def growth(
     *sections: str,
     events: int = 10_000,
@@ -336,6 +406,28 @@ def _show_latency(figures: dict[str, Any]) -> None:
         f"a batch of {figures['events_per_batch']:.1f} events: step {per_batch['step']:.1f} ms, messages delivered "
         f"{per_batch['sends']:.1f} ms, changelog delivered {per_batch['changelog']:.1f} ms; "
         f"{figures['cpu_us_per_event']:.0f} us of CPU an event"
+    )
+
+
+def _show_backtest(figures: dict[str, Any]) -> None:
+    runs: dict[str, dict[str, Any]] = figures["runs"]
+    table = Table(title="us of CPU an event", title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    for name in runs:
+        table.add_column(name, justify="right")
+    table.add_column("of the ranker's", justify="left")
+    for stage, us in figures["us_per_event"].items():
+        share = us / max(runs["ranker"]["all_us_per_event"], 1e-9)
+        shown = (f"{each['us_per_event'][stage]:.1f}" for each in runs.values())
+        table.add_row(stage, *shown, f"{share:4.0%} {'█' * round(30 * share)}")
+    table.add_row("all", *(f"{each['all_us_per_event']:.1f}" for each in runs.values()), "", style="bold")
+    table.add_row("events/s", *(f"{each['events_per_s']:,}" for each in runs.values()), "", style="bold")
+    results.print(table)
+    results.print(
+        f"\nbundle {figures['bundle']}, {figures['candidates']} candidates; {figures['events']:,} events behind "
+        f"{figures['before']:,}, {figures['events_per_period']:,.0f} in a period of {figures['period_ms'] / 1000:g} s; "
+        f"reading and ordering {figures['reading_us_per_event']:.1f} us an event, summing up "
+        f"{figures['report_us_per_target']:.0f} us a target"
     )
 
 

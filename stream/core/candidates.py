@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from stream.core.catalogue import find_key
-from stream.core.statistics import N_LISTED, StatisticsSpec
+from stream.core.statistics import N_LISTED, StatisticsSpec, bring_up
 
 __all__ = [
     "FROM_EARLIER",
@@ -210,7 +210,11 @@ def assemble(
     category: Any,
     published_ms: Any,
     first_ms: Any,
+    weight: Any,
+    total: Any,
     log_share: Any,
+    current: Any,
+    generation: Any,
     listed: Any,
     newest: Any,
     slot_item: Any,
@@ -422,6 +426,7 @@ def assemble(
                 key_of[i] = item_key[item_of[i]]
             if has_only[b]:
                 for i in range(n_found):  # among equals the more popular ones
+                    bring_up(item_of[i], weight, total, log_share, current, generation)
                     strength[i] += 1e-6 * (log_share[item_of[i], columns[0]] + 14.0)
             keep_strongest(strength, key_of, chosen[n_certain:], n_candidates - n_certain)
 
@@ -470,6 +475,7 @@ def assemble(
             item = item_of[found]
             candidates[b, c] = item
             sources[b, c] = source_of[found]
+            bring_up(item, weight, total, log_share, current, generation)
             row_features, ratios, popularity = features[b, c], ratio[found], log_share[item]
             for channel in range(n_channels):
                 row_features[channel] = popularity[columns[channel]]

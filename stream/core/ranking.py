@@ -25,7 +25,7 @@ from stream.core.candidates import (
 )
 from stream.core.features import FeatureSpec
 from stream.core.state import States, compiled_form
-from stream.core.statistics import ItemStatistics
+from stream.core.statistics import ItemStatistics, log_share_of
 
 __all__ = ["FILLED", "Ranked", "Sources", "rank", "reasons_of", "sources_of", "with_strongest"]
 
@@ -108,7 +108,8 @@ def rank(
         catalogue.key,
         catalogue.available,
         view.listed[column],
-        view.log_share[:, column],
+        view.weight[:, column],
+        view.total[column],
         filters.seen,
         filters.exclude,
         filters.exclude_start,
@@ -230,7 +231,8 @@ def _rank(
     item_key: Any,
     available: Any,
     popular: Any,
-    log_share: Any,
+    weight: Any,
+    total: Any,
     seen: Any,
     exclude: Any,
     exclude_start: Any,
@@ -303,7 +305,7 @@ def _rank(
                 break
             if place[item] != free or not available[item]:
                 continue
-            score = log_share[item]
+            score = log_share_of(weight[item], total)
             if found > 0 and out_scores[b, found - 1] < score:
                 score = out_scores[b, found - 1]
             out_items[b, found] = item

@@ -4,7 +4,8 @@ All of it is folded from `ActivityBatch`es in event time. Decay is exact and cos
 
 * Popularity uses forward decay (Cormode, Shkapenyuk, Srivastava, Xu: Forward Decay, ICDE 2009): an event at time t adds
   2^((t - L) / h) to its item and to the total, L being a landmark that moves on before numbers grow large. A share,
-  item over total, needs no time at all, since both decay alike.
+  item over total, needs no time at all, since both decay alike. What nobody touches keeps its place among the others,
+  so a list changes by what was counted since, and logarithms of shares are taken where somebody looks.
 * Co-visitation keeps for each item a bounded row of slots, one per neighbour, valued as of the row's own time. Adding
   to a row first brings the whole row to the event's time; reading it as of a later time is one factor per half-life.
 """
@@ -27,7 +28,15 @@ from stream.core.events import segment_keys
 from stream.core.scales import DAY_MS, HOUR_MS, MINUTE_MS, scale_name
 from stream.core.state import NEVER_MS
 
-__all__ = ["CoVisitationChannel", "ItemStatistics", "PopularityChannel", "SegmentField", "StatisticsSpec"]
+__all__ = [
+    "CoVisitationChannel",
+    "ItemStatistics",
+    "PopularityChannel",
+    "SegmentField",
+    "StatisticsSpec",
+    "bring_up",
+    "log_share_of",
+]
 
 SHARE_FLOOR: Final = 1e-6
 """Added to a share before its logarithm: the popularity of what nobody touches."""
@@ -39,6 +48,14 @@ _MAX_MISSING: Final = 64
 """Ranges remembered per source; more than a few at once are retention's doing and never come."""
 N_LISTED: Final = 128
 """Items in each popularity list."""
+_COUNTED: Final = 1
+"""Items of a column weigh more than before."""
+_REBASED: Final = 2
+"""All of a column were scaled, and rounded with that."""
+_NEVER: Final = -1
+"""No generation."""
+_TOUCHED: Final = -2
+"""No generation either, of what is being put in its new place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +215,9 @@ class ItemStatistics:
         n_gaps: messages that began after the next offset that was due.
         missing: the ranges that such messages left out, first to last offset; they count when they come after all.
         weight: (capacity, n_columns) forward-decayed counts; column p relative to landmark_ms[p].
-        log_share: (capacity, n_columns) log(share + 1e-6) as of the view.
+        log_share: (capacity, n_columns) log(share + 1e-6) as of the view, of rows that are current: see `bring_up`.
+        current: (capacity,) the generation that a row of log_share belongs to; a negative one to none.
+        generation: number of the view: one more with each.
         listed: (n_columns, N_LISTED) the most popular available items per column, best first, -1 beyond the last.
         newest: (N_LISTED,) the available items that were published last, newest first, -1 beyond the last.
         first_ms: (capacity,) event time of an item's first appearance.
@@ -219,6 +238,8 @@ class ItemStatistics:
     total: NDArray[np.float64] = field(init=False)
     landmark_ms: NDArray[np.int64] = field(init=False)
     log_share: NDArray[np.float32] = field(init=False)
+    current: NDArray[np.int32] = field(init=False)
+    generation: int = field(init=False, default=0)
     listed: NDArray[np.int32] = field(init=False)
     newest: NDArray[np.int32] = field(init=False)
     first_ms: NDArray[np.int64] = field(init=False)
@@ -233,6 +254,12 @@ class ItemStatistics:
     """(n_channels,) 1 where only events that continue a session count."""
     _first_column: NDArray[np.int64] = field(init=False)
     _segments: list[_Segments] = field(init=False)
+    _changed: NDArray[np.uint8] = field(init=False)
+    """(n_columns,) what happened to each column since the lists were made: see `_COUNTED` and `_REBASED`."""
+    _touched: list[NDArray[np.int32]] = field(init=False, default_factory=list)
+    """Items that were counted since."""
+    _is_listed: bool = field(init=False, default=False)
+    """Whether the lists differ from the counts by nothing else."""
 
     def __post_init__(self) -> None:
         spec, n_columns, n_pairs = self.spec, self.spec.first_column[-1], len(self.spec.co_visitation)
@@ -240,6 +267,8 @@ class ItemStatistics:
         self.total = np.zeros(n_columns, np.float64)
         self.landmark_ms = np.full(n_columns, NEVER_MS, np.int64)
         self.log_share = np.zeros((0, n_columns), np.float32)
+        self.current = np.zeros(0, np.int32)
+        self._changed = np.zeros(n_columns, np.uint8)
         self.listed = np.full((n_columns, N_LISTED), -1, np.int32)
         self.newest = np.full(N_LISTED, -1, np.int32)
         self.first_ms = np.zeros(0, np.int64)
@@ -268,6 +297,7 @@ class ItemStatistics:
         arrays = (
             self.weight,
             self.log_share,
+            self.current,
             self.first_ms,
             self.slot_item,
             self.slot_weight,
@@ -311,8 +341,10 @@ class ItemStatistics:
         previous = self.catalogue.index.lookup(column("previous"))
         if n_known_of[0] < n_known:  # an item that only a later batch makes known is no neighbour yet
             previous[previous >= np.repeat(n_known_of, [len(item) for item in items])[:, None]] = -1
+        item = np.concatenate(items)
+        self._touched.append(item)
         _count(
-            np.concatenate(items),
+            item,
             column("ts_ms"),
             column("weight"),
             column("continues"),
@@ -324,6 +356,7 @@ class ItemStatistics:
             self.landmark_ms,
             self.weight,
             self.total,
+            self._changed,
             self.first_ms,
             self._pair_of,
             self._pair_half_life_ms,
@@ -335,6 +368,7 @@ class ItemStatistics:
 
     def update_items(self, updates: Sequence[ItemUpdate]) -> None:
         """Take over what the `items` topic says; seen by scoring after `refresh`."""
+        self._is_listed = False
         self.catalogue.update(updates)
         self._grow()
 
@@ -344,9 +378,11 @@ class ItemStatistics:
         self._grow()
 
     def refresh(self) -> None:
-        """Rebuild what is derived from the counts: shares and popularity lists. Once per view, never per event."""
+        """Rebuild all that is derived from the counts: shares and popularity lists. Once per view, never per event."""
         self._grow()
         n_items = len(self.catalogue)
+        self.generation += 1
+        self.current[:n_items] = self.generation
         _derive(
             n_items,
             self.weight,
@@ -356,6 +392,9 @@ class ItemStatistics:
             self.log_share,
             self.listed,
         )
+        self._changed.fill(0)
+        self._touched.clear()
+        self._is_listed = True
         self.newest.fill(-1)
         published = self.catalogue.published_ms[:n_items]
         dated = np.flatnonzero((published != NEVER_MS) & self.catalogue.available[:n_items])
@@ -373,7 +412,30 @@ class ItemStatistics:
             self.offset = batches[-1][0]
         if updates:
             self.update_items(updates)
-        self.refresh()
+        if self._is_listed:
+            self._renew()
+        else:
+            self.refresh()
+
+    def _renew(self) -> None:
+        """As `refresh`, where nothing but counting happened since the last: at the cost of what was counted."""
+        if not self._touched:
+            return
+        self._grow()
+        touched = np.unique(np.concatenate(self._touched))
+        self.generation += 1
+        _relist(
+            touched,
+            self._changed,
+            len(self.catalogue),
+            self.weight,
+            self.catalogue.key,
+            self.catalogue.available,
+            self.current,
+            self.listed,
+        )
+        self._changed.fill(0)
+        self._touched.clear()
 
     def _uncounted(self, batch: ActivityBatch) -> NDArray[np.bool_] | None:
         """(N,) the entries that count now, None for all; takes note of what the batch covers.
@@ -434,6 +496,7 @@ class ItemStatistics:
 
         self.weight = grown(self.weight, 0)
         self.log_share = grown(self.log_share, np.log(SHARE_FLOOR))
+        self.current = grown(self.current, _NEVER)
         self.first_ms = grown(self.first_ms, NEVER_MS)
         self.slot_item = grown(self.slot_item, -1)
         self.slot_weight = grown(self.slot_weight, 0)
@@ -525,6 +588,7 @@ def _count(
     landmark_ms: Any,
     weight: Any,
     total: Any,
+    changed: Any,
     first_ms: Any,
     pair_of: Any,
     pair_half_life_ms: Any,
@@ -557,6 +621,8 @@ def _count(
                 total[p] *= 2.0**-age
                 landmark_ms[p] = t
                 age = 0.0
+                changed[p] |= _REBASED
+            changed[p] |= _COUNTED
             grown = w * 2.0**age
             weight[i, p] += np.float32(grown)
             total[p] += grown
@@ -638,35 +704,96 @@ def _credit(
             row_sum[row, c] += add[c] * late
 
 
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def log_share_of(weight: Any, total: Any) -> Any:
+    """Log of a share; those below a thousandth of the floor are not told from none."""
+    log = np.log(SHARE_FLOOR)
+    if weight > 0:
+        share = weight / total
+        if share > 1e-9:
+            log = np.log(share + SHARE_FLOOR)
+    return np.float32(log)
+
+
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def bring_up(item: Any, weight: Any, total: Any, log_share: Any, current: Any, generation: Any) -> None:
+    """Make an item's row of `log_share` that of this generation, if it is not."""
+    if current[item] != generation:
+        for p in range(len(total)):
+            log_share[item, p] = log_share_of(weight[item, p], total[p])
+        current[item] = generation
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _derive(n_items: Any, weight: Any, total: Any, key: Any, available: Any, log_share: Any, listed: Any) -> None:
-    n_columns, n_listed = listed.shape
-    floor = np.float32(np.log(SHARE_FLOOR))
-    n_used = np.zeros(n_columns, np.int64)
-    best = np.zeros((n_columns, n_listed), np.float32)
+    n_columns = listed.shape[0]
     for p in range(n_columns):
         listed[p] = -1
+    n_used = np.zeros(n_columns, np.int64)
+    best = np.zeros(listed.shape, np.float32)
     for i in range(n_items):
         for p in range(n_columns):
             w = weight[i, p]
-            if w <= 0:
-                log_share[i, p] = floor
-                continue
-            share = w / total[p]
-            log_share[i, p] = np.log(share + SHARE_FLOOR) if share > 1e-9 else floor
-            if not available[i]:
-                continue
-            n = n_used[p]
-            if n == n_listed:
-                last = listed[p, n - 1]
-                if w < best[p, n - 1] or (w == best[p, n - 1] and key[i] > key[last]):
-                    continue
-                n -= 1
-            while n > 0 and (best[p, n - 1] < w or (best[p, n - 1] == w and key[listed[p, n - 1]] > key[i])):
-                best[p, n] = best[p, n - 1]
-                listed[p, n] = listed[p, n - 1]
-                n -= 1
-            best[p, n] = w
-            listed[p, n] = i
-            if n_used[p] < n_listed:
-                n_used[p] += 1
+            log_share[i, p] = log_share_of(w, total[p])
+            if w > 0 and available[i]:
+                n_used[p] = _insert(i, w, p, n_used[p], best, key, listed)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _relist(
+    touched: Any,
+    changed: Any,
+    n_items: Any,
+    weight: Any,
+    key: Any,
+    available: Any,
+    current: Any,
+    listed: Any,
+) -> None:
+    """Bring the lists up to the counts, where items at `touched` grew and nothing else happened.
+
+    The best of all are then among the best so far and what was touched.
+    """
+    best = np.zeros(listed.shape, np.float32)
+    for i in touched:
+        current[i] = _TOUCHED
+    for p in range(len(changed)):
+        if changed[p] == 0:
+            continue
+        n = 0
+        if changed[p] & _REBASED:
+            listed[p] = -1
+            for i in range(n_items):
+                if weight[i, p] > 0 and available[i]:
+                    n = _insert(i, weight[i, p], p, n, best, key, listed)
+            continue
+        for place in range(listed.shape[1]):
+            i = listed[p, place]
+            if i < 0:
+                break
+            listed[p, place] = -1
+            if current[i] != _TOUCHED:
+                listed[p, n] = i
+                best[p, n] = weight[i, p]
+                n += 1
+        for i in touched:
+            if weight[i, p] > 0 and available[i]:
+                n = _insert(i, weight[i, p], p, n, best, key, listed)
+    for i in touched:
+        current[i] = _NEVER
+
+
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _insert(item: Any, w: Any, p: Any, n: Any, best: Any, key: Any, listed: Any) -> Any:
+    """Put an item of weight w in its place among the n of list p, if it has one: by weight, then by key. The new n."""
+    full = n == listed.shape[1]
+    if full and (w < best[p, n - 1] or (w == best[p, n - 1] and key[item] > key[listed[p, n - 1]])):
+        return n
+    at = n - 1 if full else n
+    while at > 0 and (best[p, at - 1] < w or (best[p, at - 1] == w and key[listed[p, at - 1]] > key[item])):
+        best[p, at] = best[p, at - 1]
+        listed[p, at] = listed[p, at - 1]
+        at -= 1
+    best[p, at] = w
+    listed[p, at] = item
+    return n if full else n + 1

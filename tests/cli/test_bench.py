@@ -7,7 +7,9 @@ import pytest
 
 from stream.cli import bench as command
 from stream.cli.main import main
+from stream.demo.shop import ShopConfig, simulate
 from stream.kafka.settings import KafkaSettings
+from tests.bench.backtest import STAGES as BACKTEST_STAGES
 from tests.bench.path import STAGES
 from tests.bench.path_events import load_events, with_ids
 from tests.bench.recovery import RecoveryBench, RecoveryConfig
@@ -102,6 +104,41 @@ def test_outside_of_a_checkout_the_command_says_where_benchmarks_are(
 def test_a_benchmark_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "path", "--events", "0"]) == 2
     assert "--events 0 measures nothing" in capsys.readouterr().err
+
+
+def test_backtest_tells_events_per_second_with_and_without_the_model_and_every_stage(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--events", "400", "--before", "600", "--users", "50", "--items", "60"]
+    assert main(["bench", "backtest", *options, "--bundle", str(bundle), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["before"] == 600
+    assert list(figures["runs"]) == ["ranker", "candidates", "baselines", "learning"]
+    for each in figures["runs"].values():
+        assert each["events_per_s"] > 0
+        assert list(each["us_per_event"]) == list(BACKTEST_STAGES)
+        assert sum(each["us_per_event"].values()) == pytest.approx(each["all_us_per_event"], abs=0.1)
+    assert figures["us_per_event"]["model"] > 0 == figures["runs"]["baselines"]["us_per_event"]["model"]
+
+
+def test_a_backtest_is_measured_on_a_range_of_a_log(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.parquet"
+    events = simulate(ShopConfig(n_users=50, n_items=60, n_categories=5, days=1.0, events_per_day=1500), 0).events
+    events.write_parquet(log)
+    since_ms = events["ts_ms"][900]
+    options = ["--log", str(log), "--since", str(since_ms), "--events", "200", "--bundle", str(bundle), "--json"]
+    assert main(["bench", "backtest", *options]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["before"] == int((events["ts_ms"] < since_ms).sum())
+    assert 0 < figures["events"] <= 200
+
+
+def test_a_bundle_without_candidates_has_no_ranker_to_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    recurrent = Path(__file__).parents[2] / "models" / "shop-recurrent"
+    assert main(["bench", "backtest", "--bundle", str(recurrent)]) == 2
+    assert "Name a two-stage bundle" in capsys.readouterr().err
 
 
 def test_growth_has_a_row_for_each_size_and_draws_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
