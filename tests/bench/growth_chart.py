@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["drawn"]
 
-_WIDTH, _HEIGHT, _COLUMNS, _MARGIN = 360, 230, 3, 44
+_WIDTH, _HEIGHT, _COLUMNS, _MARGIN = 380, 240, 3, 46
 _COLOURS: Final = ("#2456a6", "#c2571a", "#2b8a57", "#8a2b6f")
 
 
@@ -40,12 +40,12 @@ def _panel(name: str, points: Sequence[Mapping[str, float]]) -> str:
     while tick <= high:
         parts.append(
             f'<path d="M{_MARGIN} {y_of(tick):.1f}H{_WIDTH - 16}" stroke="#e2e5ea"/>'
-            f'<text x="{_MARGIN - 4}" y="{y_of(tick) + 4:.1f}" text-anchor="end" fill="#667">{tick:g}</text>'
+            f'<text x="{_MARGIN - 4}" y="{y_of(tick) + 4:.1f}" text-anchor="end" fill="#667">{_short(tick)}</text>'
         )
         tick *= 10
     parts += [
-        f'<text x="{x_of(point["n"]):.1f}" y="{_HEIGHT - _MARGIN + 14}" text-anchor="middle" fill="#667">'
-        f"{point['n']:g}</text>"
+        f'<text x="{x_of(point["n"]):.1f}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="middle" fill="#667">'
+        f"{_short(point['n'])}</text>"
         for point in points
     ]
     for number, what in enumerate(series):
@@ -53,11 +53,29 @@ def _panel(name: str, points: Sequence[Mapping[str, float]]) -> str:
         there = [(x_of(point["n"]), y_of(point[what])) for point in points if point.get(what, 0) > 0]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in there)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in there]
         parts.append(
-            f'<text x="{_MARGIN + 150 * (number % 2)}" y="{_HEIGHT - 16 + 12 * (number // 2)}" fill="{colour}">'
-            f"{escape(what.replace('_', ' '))}</text>"
+            f'<text x="{_MARGIN + 150 * (number % 2)}" y="{_HEIGHT - 12 + 12 * (number // 2)}" fill="{colour}">'
+            f"{escape(_named(what))}</text>"
         )
     return "".join(parts)
+
+
+def _named(what: str) -> str:
+    """`us_per_event` for people."""
+    return " ".join("µs" if word == "us" else word for word in what.split("_"))
+
+
+def _short(value: float) -> str:
+    """A round number in few letters.
+
+    >>> [_short(value) for value in (0.1, 250, 10_000, 2_500_000)]
+    ['0.1', '250', '10 k', '2.5 M']
+    """
+    for size, letter in ((1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 class _axis:  # noqa: N801 (it is called like a function, and is one with a memory)

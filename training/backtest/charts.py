@@ -20,7 +20,8 @@ COLOURS: Final = ("#1f5fa8", "#d1495b", "#2e8b57", "#8d5fa8", "#c98a1b", "#3aa6a
 _WIDTH: Final = 860
 _LEFT: Final = 56
 _RIGHT: Final = 16
-_LONGEST: Final = 44  # characters of a row's name
+_LONGEST: Final = 56  # characters of a row's name
+_CLOSE: Final = "</svg></div>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def lines(at_ms: Sequence[int], drawn: Sequence[Line], *, label: str, height: in
             parts.append(
                 f'<polyline fill="none" {style} points="{points}"><title>{escape(line.name)}</title></polyline>'
             )
-    parts.append("</svg>")
+    parts.append(_CLOSE)
     return legend([(line.name, line.colour) for line in drawn]) + "".join(parts)
 
 
@@ -104,7 +105,8 @@ def intervals(
     parts = [_open(height, label)]
     n_steps = round((high - low) / step)
     every = max(1, ceil(n_steps / 8))
-    for number in range(0, n_steps + 1, every):
+    first = n_steps // 2 % every if signed else 0  # so that zero is among them
+    for number in range(first, n_steps + 1, every):
         value = low + number * step
         parts.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="8" y2="{bottom}"/>')
         parts.append(
@@ -131,7 +133,7 @@ def intervals(
                 f'<line stroke-width="2.4" x1="{x(each.low):.1f}" x2="{x(each.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
                 f'<circle cx="{x(each.mean):.1f}" cy="{y:.1f}" r="4"/></g>'
             )
-    parts.append("</svg>")
+    parts.append(_CLOSE)
     return (legend(list(colours.items())) if with_legend and len(colours) > 1 else "") + "".join(parts)
 
 
@@ -153,7 +155,7 @@ def bars(values: Sequence[tuple[str, float]], *, label: str, colour: str = COLOU
             f'<text x="{middle:.1f}" y="{bottom - tall - 6:.1f}" text-anchor="middle">{_number(value)}</text>'
             f'<text x="{middle:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(name)}</text>'
         )
-    parts.append(f'<line class="zero" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/></svg>')
+    parts.append(f'<line class="zero" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>{_CLOSE}')
     return "".join(parts)
 
 
@@ -164,7 +166,8 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
 
 
 def _open(height: float, label: str) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">'
+    # In a box of its own: on a phone a plot is scrolled in it rather than shrunk until nobody can read it.
+    return f'<div class="plot"><svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">'
 
 
 def _axis(highest: float) -> tuple[float, float]:
@@ -198,7 +201,13 @@ def _ticks(first_ms: int, last_ms: int) -> list[tuple[int, str]]:
     for ms in range(-(-first_ms // step) * step, last_ms + 1, step):
         moment = datetime.fromtimestamp(ms / 1000, UTC)
         date = f"{moment.day} {moment:%b}"
-        ticks.append((ms, date if step >= DAY_MS or date != day else f"{moment:%H:%M}"))
+        if step >= DAY_MS:
+            text = date
+        elif date == day:
+            text = f"{moment:%H:%M}"
+        else:
+            text = date if ms % DAY_MS == 0 else f"{date}, {moment:%H:%M}"
+        ticks.append((ms, text))
         day = date
     return ticks
 

@@ -14,7 +14,7 @@ from training.backtest.analysis import Analysis, Difference
 from training.backtest.charts import COLOURS, Line, bars, intervals, lines
 from training.backtest.run import BASELINES, Example
 
-__all__ = ["STYLE", "report_html", "write_report"]
+__all__ = ["STYLE", "colours_of", "report_html", "write_report"]
 
 STYLE: Final = """
 :root { color-scheme: light; }
@@ -26,19 +26,24 @@ h3 { font-size: 15px; margin: 26px 0 2px; } p { margin: 6px 0 12px; }
 table { border-collapse: collapse; width: 100%; margin: 10px 0 4px; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e3e7ee; }
 th { font-weight: 600; color: #657083; font-size: 13px; } th:first-child, td:first-child { text-align: left; }
-td { white-space: nowrap; } .many td { font-size: 12.5px; padding: 5px 6px; }
-tr.best td { font-weight: 650; } .wide { overflow-x: auto; }
-svg { width: 100%; height: auto; display: block; } svg text { font-size: 12px; fill: #39424f; }
+td { white-space: nowrap; } td:first-child { white-space: normal; } .many td { font-size: 12.5px; padding: 5px 6px; }
+tr.best td { font-weight: 650; } .wide, .broad, .plot { overflow-x: auto; }
+.broad { width: max-content; min-width: 100%; max-width: calc(100vw - 40px); position: relative; left: 50%;
+         transform: translateX(-50%); }
+svg { width: 100%; min-width: 740px; height: auto; display: block; } svg text { font-size: 12px; fill: #39424f; }
 svg text.faint { fill: #8791a1; } .grid { stroke: #e8ebf1; } .zero { stroke: #8791a1; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 8px 0; font-size: 13.5px; }
 .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
-.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr)); gap: 12px; }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(380px, 100%), 1fr)); gap: 12px; }
 .example { border: 1px solid #e3e7ee; border-radius: 8px; padding: 10px 14px; font-size: 13.5px; }
 .example ol { margin: 6px 0 0; padding-left: 26px; } .example li.hit { font-weight: 650; color: #1d7a46; }
 .example code { background: #f2f4f8; border-radius: 4px; padding: 1px 5px; }
-@media print { body { margin: 0 auto; } h2 { break-after: avoid; } svg, .example { break-inside: avoid; } }
+@media print { body { margin: 0 auto; } svg { min-width: 0; } h2 { break-after: avoid; }
+               svg, .example { break-inside: avoid; } }
 """
 _N_EXAMPLES: Final = 8
+_FEWEST: Final = 20
+"""Targets of a part that is shown: below, an interval says nothing and stretches the axis for all."""
 
 
 def write_report(analysis: Analysis, path: Path, *, title: str) -> None:
@@ -51,7 +56,7 @@ def write_report(analysis: Analysis, path: Path, *, title: str) -> None:
 
 def report_html(analysis: Analysis, *, title: str) -> str:
     """The report as text of a whole HTML document."""
-    colour = _colours(analysis)
+    colour = colours_of(analysis)
     sections = [
         _heading(analysis, title),
         _overall(analysis),
@@ -72,7 +77,7 @@ def report_html(analysis: Analysis, *, title: str) -> str:
     )
 
 
-def _colours(analysis: Analysis) -> dict[str, str]:
+def colours_of(analysis: Analysis) -> dict[str, str]:
     """Bundles first, so that they have the strongest colours; baselines are greys."""
     bundles = [outcome.name for outcome in analysis.outcomes if outcome.name not in BASELINES]
     greys = ("#5f6b7a", "#98a2b0", "#c3c9d2")
@@ -151,7 +156,9 @@ def _significance(analysis: Analysis, colour: dict[str, str]) -> str:
     table = "".join(
         f"<tr><td>{escape(each.two)} \N{MINUS SIGN} {escape(_named(each.one))}</td>"
         + "".join(
-            f"<td>{i.mean:+.4f} <span class=faint>{i.low:+.3f} to {i.high:+.3f}</span></td>"
+            f"<td>{i.mean:+.4f} <span class=faint>{i.low:+.3f} to {i.high:+.3f}</span></td>".replace(
+                "-", "\N{MINUS SIGN}"
+            )
             for i in (each.by_metric[metric] for metric in ("hr", "ndcg", "mrr"))
         )
         + "</tr>"
@@ -173,14 +180,17 @@ def _p(each: Difference) -> str:
 def _by_part(analysis: Analysis, colour: dict[str, str]) -> str:
     shown = {_named(name): colour[name] for name in colour}
     sections: list[str] = []
+    n_left_out = sum(part.n_targets < _FEWEST for part in analysis.parts)
     for by, parts in groupby(analysis.parts, key=lambda part: part.by):
-        several = list(parts)
+        several = [part for part in parts if part.n_targets >= _FEWEST]
         if len(several) < 2:
             continue
         rows = [(part.label, {_named(name): interval for name, interval in part.hit_rate.items()}) for part in several]
         notes = [f"{part.n_targets:,} targets" for part in several]
         chart = intervals(rows, shown, label=f"HR by {by}", notes=notes, with_legend=not sections)
         sections.append(f"<h3>By {escape(by)}</h3>{chart}")
+    if n_left_out > 0:
+        sections.append(f'<p class="note">Parts with fewer than {_FEWEST} targets are left out.</p>')
     return f"<h2>HR@{analysis.k} by part</h2>" + "".join(sections)
 
 

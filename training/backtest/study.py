@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from training.backtest.analysis import Analysis
-from training.backtest.charts import COLOURS, intervals
-from training.backtest.report import STYLE
+from training.backtest.charts import intervals
+from training.backtest.report import STYLE, colours_of
 from training.backtest.run import BASELINES
 
 __all__ = ["DELAYS", "WORKERS", "study_html", "way_name", "write_study"]
@@ -27,7 +27,7 @@ def way_name(way: Way) -> str:
     """In words."""
     late, n_workers = way
     if n_workers is None:
-        return f"{late} late"
+        return "up to date" if late.startswith("0") else f"{late} late"
     return "1 worker alone" if n_workers == 1 else f"{n_workers} workers apart"
 
 
@@ -43,7 +43,7 @@ def study_html(ways: Sequence[Way], analyses: Sequence[Analysis], *, title: str)
     """The study as text of a whole HTML document: a plot, and the figures as a table."""
     first = analyses[0]
     names = {each.name: BASELINES.get(each.name, each.name) for each in first.outcomes}
-    colours = {shown: COLOURS[at % len(COLOURS)] for at, shown in enumerate(names.values())}
+    colours = {names[name]: colour for name, colour in colours_of(first).items()}
     rows = [
         (way_name(way), {names[name]: figures["hr"] for name, figures in analysis.overall.items()})
         for way, analysis in zip(ways, analyses, strict=True)
@@ -57,7 +57,7 @@ def study_html(ways: Sequence[Way], analyses: Sequence[Analysis], *, title: str)
         f'<p class="note">HR@{first.k} over {len(first.targets):,} targets, with 95 % intervals over users. Late: the '
         "view misses what happened so recently. Apart: each worker knows only the events of its own partition; users "
         "are divided as Kafka divides their keys.</p>\n"
-        f'<div class="wide">{plot}</div>\n<div class="wide">{_table(ways, analyses, names)}</div>\n</body></html>\n'
+        f'{plot}\n<div class="wide">{_table(ways, analyses, names)}</div>\n</body></html>\n'
     )
 
 

@@ -187,10 +187,11 @@ def _page(entries: Sequence[Entry], title: str) -> str:
         head = "".join(f"<th>{name}</th>" for name in ("", *_COLUMNS))
         sections.append(
             f"<h2>{PROTOCOL_NAMES[protocol].capitalize()}</h2>{chart}"
-            f'<div class="wide"><table class="many"><tr>{head}</tr>{cells}</table></div>'
+            f'<div class="broad"><table class="many"><tr>{head}</tr>{cells}</table></div>'
         )
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>"
         '<p class="note">Figures at 10 over the whole catalogue. Intervals and p-values come from drawing users anew; '
         "differences are paired by target.</p>\n" + "\n".join(sections) + "\n</body></html>\n"
