@@ -26,7 +26,7 @@ def draw(observer: Observer, figures: Figures, lag: int | None, *, title: str, h
     Args:
         observer: what has been seen.
         figures: its figures now.
-        lag: events that the workers have not committed.
+        lag: events that the workers have not committed, answered ones among them.
         title: what is being looked at.
         height: lines of the terminal.
     """
@@ -52,7 +52,7 @@ def as_line(figures: Figures, lag: int | None) -> str:
         f"in {figures.events_in:,} ({figures.events_per_s:,.0f}/s)",
         f"out {figures.recommendations_out:,}",
         f"dead {figures.n_dead_letters:,}",
-        f"lag {_count(lag)}",
+        f"waiting {figures.n_open:,}, uncommitted {_count(lag)}",
         f"p50 {_ms(figures.p50_ms)}, p99 {_ms(figures.p99_ms)}",
         f"hit@10 {percent(figures.hit_rate_at_10)}",
         f"1 h popularity {percent(figures.popularity_hit_rate_at_10)} ({figures.n_targets:,} targets)",
@@ -72,7 +72,8 @@ def _header(figures: Figures, lag: int | None, title: str) -> RenderableType:
         ("events in", f"{figures.events_in:,}", f"{figures.events_per_s:,.0f} a second"),
         ("recommendations out", f"{figures.recommendations_out:,}", f"{figures.recommendations_per_s:,.0f} a second"),
         ("latency", f"{_ms(figures.p50_ms)} median", f"{_ms(figures.p99_ms)} at 99 %"),
-        ("lag", _count(lag), f"{figures.n_open:,} open"),
+        # What was answered is committed once a second: beside a latency of milliseconds that is no delay of anybody's.
+        ("waiting for an answer", f"{figures.n_open:,}", f"{_count(lag)} not committed yet"),
         ("next item in top 10", percent(figures.hit_rate_at_10), f"of {figures.n_targets:,} targets"),
         ("1-hour popularity", percent(figures.popularity_hit_rate_at_10), "same targets"),
     )
