@@ -22,6 +22,7 @@ from stream.core.ranking import rank
 from stream.core.scales import DAY_MS, HOUR_MS
 from stream.core.state import States
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, StatisticsSpec
+from training.cost import Cost, served_cost
 from training.metrics import hit_rate, ndcg, places, reciprocal_rank
 from training.replay import Replay
 from training.targets import Targets
@@ -40,10 +41,12 @@ class Evaluation:
     Attributes:
         place: by name ("model" and the baselines), (T,) the target's place in the list, 0 where it was not in it.
         n: length of the lists.
+        cost: of a served event, measured where the replay ended; None where nobody asked.
     """
 
     place: dict[str, NDArray[np.int64]]
     n: int
+    cost: Cost | None = None
 
     def metrics(self) -> dict[str, float]:
         """`hr@10`, `ndcg@10` and `mrr@10` of the model, and of baselines behind their name: `popularity_1h/hr@10`."""
@@ -138,6 +141,7 @@ def evaluate(
     baselines: Baselines | None = None,
     n: int = 10,
     on_progress: Callable[[int], None] | None = None,
+    measure: bool = False,
 ) -> Evaluation:
     """Replay on to row `until` of the log and look for every target in the recommendation scored for it.
 
@@ -146,6 +150,7 @@ def evaluate(
     Args:
         baselines: must be among the replay's watchers to learn anything.
         on_progress: called with the number of events replayed so far.
+        measure: whether the cost of a served event is measured in the end.
 
     Raises:
         ValueError: there is no target, or the replay is past the event that is scored for one, or stops before it.
@@ -169,4 +174,4 @@ def evaluate(
                     place[name][here] = places(items, wanted)
         if on_progress is not None:
             on_progress(batch.stop)
-    return Evaluation(place, n)
+    return Evaluation(place, n, served_cost(replay) if measure else None)

@@ -245,7 +245,7 @@ class Replay:
     ) -> Iterator[Replayed]:
         """Fold the events between the first and the last cut, and answer piece by piece."""
         recommender, start, end = self.recommender, cuts[0], cuts[-1]
-        users = self._users(start, end)
+        users = self.users(start, end)
         before = self.states.get(users)
         batch, folded, parts = self._folded(before, start, end)
         self._open = (start, before)
@@ -272,7 +272,7 @@ class Replay:
         """Put the records of a batch that was left, or is looked at, between two of its pieces: as of `at`."""
         if self._open is not None and self._open[0] < self.at:
             start, before = self._open
-            users = self._users(start, self.at)
+            users = self.users(start, self.at)
             _, folded, _ = self._folded(before[: len(users)], start, self.at)  # users are in order of appearance
             self.states.put(users, folded.states)
 
@@ -352,7 +352,7 @@ class Replay:
         for watcher in self._watchers:
             watcher.advance([activity for _, activity in due], list(updates))
 
-    def _users(self, start: int, stop: int) -> NDArray[np.int32]:
+    def users(self, start: int, stop: int) -> NDArray[np.int32]:
         """(U,) the batch's users in order of first appearance, as `Log.batch` lists them."""
         codes, first = np.unique(self.log.user[start:stop], return_index=True)
         return codes[np.argsort(first)]

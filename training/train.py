@@ -245,11 +245,14 @@ def assist(
 
 
 def evaluate_bundle(
-    bundle: Bundle, material: Material, *, period_ms: int, report: Reporter | None = None
+    bundle: Bundle, material: Material, *, period_ms: int, report: Reporter | None = None, measure: bool = False
 ) -> Evaluation:
     """Judge a bundle on the validation targets of a log, replayed from its beginning.
 
     The features are the bundle's own; of the material, log, items and targets are used.
+
+    Args:
+        measure: whether the cost of a served event is measured.
     """
     report = report or Quiet()
     spec = bundle.features
@@ -259,7 +262,13 @@ def evaluate_bundle(
     replay = Replay(material.log, recommender, items=material.items, period_ms=period_ms, watchers=[baselines])
     report.stage("evaluating", len(material.log))
     return evaluate(
-        replay, material.validate, until=len(material.log), baselines=baselines, n=policy.n, on_progress=report.at
+        replay,
+        material.validate,
+        until=len(material.log),
+        baselines=baselines,
+        n=policy.n,
+        on_progress=report.at,
+        measure=measure,
     )
 
 
@@ -314,6 +323,7 @@ def _train_ranker(
         baselines=baselines,
         n=policy.n,
         on_progress=lambda at: report.at(at - split),
+        measure=True,
     )
     evaluation = _beside_baskets(config, material, judged, evaluation)
     clock.lap("evaluate")
@@ -390,6 +400,7 @@ def _train_fusion(
         baselines=baselines,
         n=policy.n,
         on_progress=lambda at: report.at(at - split),
+        measure=True,
     )
     clock.lap("evaluate")
     seen = sample.inputs()
@@ -445,7 +456,7 @@ def _train_recurrent(
         histories=some_histories(sequences_of(log, spec, window, model.n_items)),
     )  # fmt: skip
     bundle = writer.draft()
-    evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
+    evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report, measure=True)
     evaluation = _beside_baskets(config, material, material.validate, evaluation)
     clock.lap("evaluate")
     distributions = _distributions(config, material, bundle, report)
@@ -497,7 +508,7 @@ def _train_sequence(
         histories=some_histories(sequences),
     )
     bundle = writer.draft()
-    evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report)
+    evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report, measure=True)
     clock.lap("evaluate")
     metrics = {"n_rows": float(len(sequences)), **learnt.metrics(), **evaluation.metrics()}
     manifest = writer.write(metrics, _distributions(config, material, bundle, report))
@@ -651,7 +662,7 @@ def _beside_baskets(config: Config, material: Material, judged: Targets, evaluat
         return evaluation
     spec = material.spec
     places = basket_places(material.log, judged, spec.types.weight_table(), spec.state.session_gap_ms, n=evaluation.n)
-    return Evaluation(evaluation.place | places, evaluation.n)
+    return with_fields(evaluation, place=evaluation.place | places)
 
 
 class _Clock:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from training.config import Config
+    from training.evaluate import Evaluation
 
 __all__ = ["train"]
 
@@ -81,7 +82,7 @@ def train(
         keep: Fail if another bundle is at the output path, instead of replacing it.
         device: Where a sequence model is trained: `auto` is a graphics card if there is one, else the processor.
         tensorboard: Of a sequence model: a folder for TensorBoard's curves. Needs the extra `tensorboard`.
-        json: Print one line at the end: path, reference, metrics, seconds.
+        json: Print one line at the end: path, reference, metrics, seconds, and what an event served costs.
     """
     from stream.bundle.load import load_bundle
     from training.config import read_config, span_ms
@@ -105,11 +106,15 @@ def train(
         with Bars() as bars:
             bars.stage("reading the log", 1)
             material = prepare(settings, tables)
-            evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(settings.period), report=bars)
+            evaluation = evaluate_bundle(
+                bundle, material, period_ms=span_ms(settings.period), report=bars, measure=True
+            )
         metrics = evaluation.metrics()
         _show(f"{bundle.reference} on {len(material.validate):,} targets", metrics, json=json)
+        _show_cost(evaluation, json=json)
         if json:
-            print_json({"path": str(evaluate), "reference": bundle.reference, "metrics": metrics})
+            cost = _cost(evaluation)
+            print_json({"path": str(evaluate), "reference": bundle.reference, "metrics": metrics, "cost": cost})
         return
     with processes(choose_device(device)) as group:
         if group.rank > 0:
@@ -131,6 +136,7 @@ def train(
                 journal.end(settings, trained.manifest.metrics)
     metrics = trained.manifest.metrics
     _show(f"{trained.manifest.reference} in {trained.path}", dict(metrics), json=json)
+    _show_cost(trained.evaluation, json=json)
     if json:
         print_json(
             {
@@ -138,6 +144,7 @@ def train(
                 "reference": trained.manifest.reference,
                 "metrics": dict(metrics),
                 "seconds": trained.seconds,
+                "cost": _cost(trained.evaluation),
             }
         )
 
@@ -221,6 +228,19 @@ def _command(config: Path, data: Path | None, topic: str | None, since: str | No
     for name, value in (("--topic", topic), ("--since", since), ("--until", until)):
         parts += [] if value is None else [name, value]
     return shlex.join(parts)
+
+
+def _cost(evaluation: Evaluation) -> dict[str, float] | None:
+    """For the line of JSON; no figure of the bundle, since it is the machine's as well."""
+    cost = evaluation.cost
+    return None if cost is None else {"us_per_event": round(cost.us_per_event, 1), "n_batch": cost.n_batch}
+
+
+def _show_cost(evaluation: Evaluation, *, json: bool) -> None:
+    if evaluation.cost is not None:
+        cost = evaluation.cost
+        line = f"{cost.us_per_event:.0f} µs of processor an event served, in batches of {cost.n_batch}"
+        (people if json else results).print(line, style="dim")
 
 
 def _show(title: str, metrics: dict[str, float], *, json: bool) -> None:
