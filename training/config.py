@@ -137,7 +137,7 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True):
         kinds: event types and their weights, in the order of their codes.
         scales: spans of the user's windows, such as ["5m", "1h"].
         popularity: channels by name: "all:5m", "continuing:1h", "all:1h:device", "previous:1h:referrer".
-        co_visitation: channels by name: "next:1d", "any:1h", "back:1d".
+        co_visitation: channels by name: "next:1d", "any:1h", "back:1d", "next:1d:device".
         slots: neighbours kept per item.
         segments: context field -> how many of its most common values are told apart; they are taken from the training
             window.
@@ -451,11 +451,12 @@ def _popularity(name: str) -> PopularityChannel:
 
 
 def _co_visitation(name: str) -> CoVisitationChannel:
-    of, _, span = name.partition(":")
+    of, _, rest = name.partition(":")
+    span, _, field = rest.partition(":")
     kinds: dict[str, Literal["next", "any", "back"]] = {"next": "next", "any": "any", "back": "back"}
     if of not in kinds:
         raise ValueError(f"co-visitation {name!r}: begins with none of {', '.join(kinds)}")
-    return CoVisitationChannel(span_ms(span), kinds[of])
+    return CoVisitationChannel(span_ms(span), kinds[of], field or None)
 
 
 def _ms(time: datetime | None, otherwise: int) -> int:

@@ -226,6 +226,8 @@ def assemble(
     # specification
     channel_column: Any,
     channel_field: Any,
+    pair_column: Any,
+    pair_field: Any,
     list_channel: Any,
     list_n: Any,
     n_last: Any,
@@ -252,7 +254,7 @@ def assemble(
 ) -> None:
     """Fill candidates (B, C), sources (B, C), features (B, C, F) and out_weight (B,): see `stream.core.features`."""
     n_events, n_candidates = candidates.shape
-    n_ring, n_slots, n_pairs = ring_item.shape[1], slot_item.shape[1], slot_weight.shape[2]
+    n_ring, n_slots, n_pairs = ring_item.shape[1], slot_item.shape[1], len(pair_column)
     n_channels, n_scales = len(channel_column), len(scale_ms)
     n_ratios = n_last * n_pairs + 1
     n_longest_only = 0
@@ -269,6 +271,7 @@ def assemble(
     last = np.empty(n_last, np.int32)
     earlier = np.empty(max(n_earlier, 1), np.int32)
     columns = np.empty(n_channels, np.int64)
+    pairs = np.empty(n_pairs, np.int64)
     decay = np.empty(n_pairs, np.float32)
     shrunk = np.empty(n_pairs, np.float32)
     n_own_of = np.zeros(room, np.int64)
@@ -309,6 +312,10 @@ def assemble(
             columns[c] = channel_column[c]
             if channel_field[c] >= 0:
                 columns[c] += codes[b, channel_field[c]]
+        for c in range(n_pairs):
+            pairs[c] = pair_column[c]
+            if pair_field[c] >= 0:
+                pairs[c] += codes[b, pair_field[c]]
         mark_blocked(b, numbers, ring_ms, ring_kind, session_start_ms, weights, seen, exclude, exclude_start, place)
 
         n_found = 0
@@ -382,15 +389,15 @@ def assemble(
             for c in range(n_pairs):
                 decay[c] = 1.0
                 if now > row_ms[row]:
-                    decay[c] = np.float32(2.0 ** (-(now - row_ms[row]) / pair_half_life_ms[c]))
+                    decay[c] = np.float32(2.0 ** (-(now - row_ms[row]) / pair_half_life_ms[pairs[c]]))
             if position == 0 and is_last:
-                out_weight[b] = row_sum[row, any_pair] * decay[any_pair]
+                out_weight[b] = row_sum[row, pairs[any_pair]] * decay[any_pair]
             bit = FROM_EARLIER
             if is_last:
                 bit = FROM_LAST if position == 0 else FROM_SESSION
             lean = np.float32(1.0 / (1 + position)) if is_last else np.float32(0.25)
             for c in range(n_pairs):
-                shrunk[c] = row_sum[row, c] * decay[c] + shrink
+                shrunk[c] = row_sum[row, pairs[c]] * decay[c] + shrink
             neighbours, transitions = slot_item[row], slot_weight[row]
             for s in range(n_slots):
                 item = neighbours[s]
@@ -412,11 +419,11 @@ def assemble(
                 source_of[at] |= bit
                 if is_last:
                     for c in range(n_pairs):
-                        r = transitions[s, c] * decay[c] / shrunk[c]
+                        r = transitions[s, pairs[c]] * decay[c] / shrunk[c]
                         ratio[at, position * n_pairs + c] = r
                         strength[at] += lean * r
                 else:
-                    r = transitions[s, any_pair] * decay[any_pair] / shrunk[any_pair]
+                    r = transitions[s, pairs[any_pair]] * decay[any_pair] / shrunk[any_pair]
                     ratio[at, n_ratios - 1] += r
                     strength[at] += lean * r
 

@@ -94,6 +94,9 @@ class FeatureSpec:
         plain["types"] = self.types.as_json()
         del plain["values"]
         # Left out where they say nothing: the digest of what was specified before they existed stays as it is.
+        for pair in plain["statistics"]["co_visitation"]:  # type: ignore[index]
+            if pair["field"] is None:
+                del pair["field"]
         if self.n_content == 0:
             del plain["n_content"]
         if self.candidates.n_retrieved == 0:
@@ -136,13 +139,17 @@ class FeatureSpec:
         """What `assemble` takes of the specification; made once, since a small batch costs less than making it."""
         statistics, fields = self.statistics, self.statistics.segment_fields
         names = [channel.name for channel in statistics.popularity]
-        kinds = [pair.of for pair in statistics.co_visitation]
+        kinds = [pair.of if pair.field is None else "" for pair in statistics.co_visitation]
         return _Kernel(
             weights=self.types.weight_table(),
             any_pair=kinds.index("any") if "any" in kinds else 0,
             channel_column=np.array(statistics.first_column[:-1], np.int64),
             channel_field=np.array(
                 [-1 if c.field is None else fields.index(c.field) for c in statistics.popularity], np.int64
+            ),
+            pair_column=np.array(statistics.first_pair_column[:-1], np.int64),
+            pair_field=np.array(
+                [-1 if pair.field is None else fields.index(pair.field) for pair in statistics.co_visitation], np.int64
             ),
             list_channel=np.array([names.index(name) for name, _ in self.candidates.lists], np.int64),
             list_n=np.array([count for _, count in self.candidates.lists], np.int64),
@@ -169,6 +176,8 @@ class _Kernel:
     any_pair: int
     channel_column: NDArray[np.int64]
     channel_field: NDArray[np.int64]
+    pair_column: NDArray[np.int64]
+    pair_field: NDArray[np.int64]
     list_channel: NDArray[np.int64]
     list_n: NDArray[np.int64]
     scale_ms: NDArray[np.float64]
@@ -181,7 +190,8 @@ def candidate_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
     """The F columns of `candidate_features`, in order.
 
     popularity/NAME   log of the item's share of a popularity channel, of the event's segment where it has one
-    lagK/NAME         log of the item's share of the transitions from the K-th last item of the session
+    lagK/NAME         log of the item's share of the transitions from the K-th last item of the session, of those of
+                      the event's segment where the channel has one
     earlier           the same, summed over items of earlier sessions
     near              the same, summed over the session's last items
     own/…             the user had it before: flag, log count, log hours since
@@ -470,6 +480,8 @@ def _candidates(
         kernel.any_pair,
         kernel.channel_column,
         kernel.channel_field,
+        kernel.pair_column,
+        kernel.pair_field,
         kernel.list_channel,
         kernel.list_n,
         spec.candidates.n_last,

@@ -94,15 +94,19 @@ class CoVisitationChannel:
         half_life_ms: after this long a transition counts half.
         of: "next": an item and the one right after it in a session; "any": and any of the next three; "back": an item
             and any of the three before it.
+        field: count apart by value of this context field, of the event that the transition left from: pages differ by
+            device, and so does what stands on them to be clicked next.
     """
 
     half_life_ms: int
     of: Literal["next", "any", "back"] = "any"
+    field: str | None = None
 
     @property
     def name(self) -> str:
-        """For feature names: `next:1d`."""
-        return f"{self.of}:{scale_name(self.half_life_ms)}"
+        """For feature names: `next:1d`, `next:1d:device`."""
+        name = f"{self.of}:{scale_name(self.half_life_ms)}"
+        return name if self.field is None else f"{name}:{self.field}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,9 @@ class StatisticsSpec:
         for channel in self.popularity:
             if channel.field is not None and channel.field not in declared:
                 raise ValueError(f"popularity by {channel.field!r} needs that field among the segments {declared}")
+        for pair in self.co_visitation:
+            if pair.field is not None and pair.field not in declared:
+                raise ValueError(f"co-visitation by {pair.field!r} needs that field among the segments {declared}")
         if not self.popularity or not self.co_visitation:
             raise ValueError("at least one popularity and one co-visitation channel are needed")
         if not 1 <= self.n_slots <= 1024:
@@ -173,9 +180,17 @@ class StatisticsSpec:
     @cached_property
     def first_column(self) -> tuple[int, ...]:
         """Where each popularity channel's columns begin; the last entry is the number of columns."""
+        return self._starts([channel.field for channel in self.popularity])
+
+    @cached_property
+    def first_pair_column(self) -> tuple[int, ...]:
+        """The same for co-visitation channels."""
+        return self._starts([pair.field for pair in self.co_visitation])
+
+    def _starts(self, fields: Sequence[str | None]) -> tuple[int, ...]:
         starts = [0]
-        for channel in self.popularity:
-            starts.append(starts[-1] + (1 if channel.field is None else self.n_values(channel.field)))
+        for name in fields:
+            starts.append(starts[-1] + (1 if name is None else self.n_values(name)))
         return tuple(starts)
 
 
@@ -222,7 +237,8 @@ class ItemStatistics:
         newest: (N_LISTED,) the available items that were published last, newest first, -1 beyond the last.
         first_ms: (capacity,) event time of an item's first appearance.
         slot_item: (capacity, n_slots) neighbours, -1 for a free slot; used slots come first.
-        slot_weight: (capacity, n_slots, W) decayed transitions as of row_ms.
+        slot_weight: (capacity, n_slots, W) decayed transitions as of row_ms; a channel has a column, or one for each
+            value of its field, see `StatisticsSpec.first_pair_column`.
         row_sum: (capacity, W) all transitions of the row, evicted ones included, as of row_ms.
         row_ms: (capacity,) time that the row's weights are valued at.
     """
@@ -250,6 +266,7 @@ class ItemStatistics:
     _half_life_ms: NDArray[np.float64] = field(init=False)
     _pair_half_life_ms: NDArray[np.float64] = field(init=False)
     _pair_of: NDArray[np.uint8] = field(init=False)
+    _first_pair_column: NDArray[np.int64] = field(init=False)
     _channel_of: NDArray[np.uint8] = field(init=False)
     """(n_channels,) 1 where only events that continue a session count."""
     _first_column: NDArray[np.int64] = field(init=False)
@@ -262,7 +279,7 @@ class ItemStatistics:
     """Whether the lists differ from the counts by nothing else."""
 
     def __post_init__(self) -> None:
-        spec, n_columns, n_pairs = self.spec, self.spec.first_column[-1], len(self.spec.co_visitation)
+        spec, n_columns, n_pairs = self.spec, self.spec.first_column[-1], self.spec.first_pair_column[-1]
         self.weight = np.zeros((0, n_columns), np.float32)
         self.total = np.zeros(n_columns, np.float64)
         self.landmark_ms = np.full(n_columns, NEVER_MS, np.int64)
@@ -278,7 +295,10 @@ class ItemStatistics:
         self.row_ms = np.zeros(0, np.int64)
         columns = np.diff(spec.first_column)
         self._half_life_ms = np.repeat([float(channel.half_life_ms) for channel in spec.popularity], columns)
-        self._pair_half_life_ms = np.array([float(channel.half_life_ms) for channel in spec.co_visitation])
+        self._pair_half_life_ms = np.repeat(
+            [float(pair.half_life_ms) for pair in spec.co_visitation], np.diff(spec.first_pair_column)
+        )
+        self._first_pair_column = np.array(spec.first_pair_column[:-1], np.int64)
         self._pair_of = np.array([("next", "any", "back").index(c.of) for c in spec.co_visitation], np.uint8)
         self._channel_of = np.array([channel.of != "all" for channel in spec.popularity], np.uint8)
         self._first_column = np.array(spec.first_column[:-1], np.int64)
@@ -288,7 +308,7 @@ class ItemStatistics:
 
     @property
     def pair_half_life_ms(self) -> NDArray[np.float64]:
-        """(W,) half-life of each co-visitation channel."""
+        """(W,) half-life of each column of co-visitation."""
         return self._pair_half_life_ms
 
     @property
@@ -351,6 +371,7 @@ class ItemStatistics:
             previous,
             self._channel_of,
             np.concatenate([self._columns(batch, rows) for batch, rows in counted]),
+            np.concatenate([self._pair_columns(batch, rows) for batch, rows in counted]),
             self._first_column,
             self._half_life_ms,
             self.landmark_ms,
@@ -470,17 +491,29 @@ class ItemStatistics:
 
     def _columns(self, batch: ActivityBatch, rows: NDArray[np.bool_] | None) -> NDArray[np.int32]:
         """(N, n_channels) which of a channel's columns counts each entry, by segment."""
+        wanted = [(channel.of == "previous", channel.field) for channel in self.spec.popularity]
+        return self._codes(batch, rows, wanted)
+
+    def _pair_columns(self, batch: ActivityBatch, rows: NDArray[np.bool_] | None) -> NDArray[np.int32]:
+        """(N, n_pairs) the column of each co-visitation channel."""
+        codes = self._codes(batch, rows, [(True, pair.field) for pair in self.spec.co_visitation])
+        return codes + self._first_pair_column.astype(np.int32)
+
+    def _codes(
+        self, batch: ActivityBatch, rows: NDArray[np.bool_] | None, wanted: Sequence[tuple[bool, str | None]]
+    ) -> NDArray[np.int32]:
+        """(N, n) code of each entry for each of n (whether of the event before it, field or None)."""
         fields = self.spec.segment_fields
         place = {name: column for column, name in enumerate(batch.segment_fields)}
         codes: dict[tuple[bool, str], NDArray[np.int32]] = {}
-        code_of = np.zeros((len(_only(batch.item, rows)), len(self.spec.popularity)), np.int32)
-        for number, channel in enumerate(self.spec.popularity if place else ()):
-            if channel.field is None or channel.field not in place:
+        code_of = np.zeros((len(_only(batch.item, rows)), len(wanted)), np.int32)
+        for number, (before, name) in enumerate(wanted if place else ()):
+            if name is None or name not in place:
                 continue
-            key = (channel.of == "previous", channel.field)
+            key = (before, name)
             if key not in codes:
-                keys = _only(batch.previous_segments if key[0] else batch.segments, rows)[:, place[channel.field]]
-                codes[key] = self._segments[fields.index(channel.field)].encode(keys)
+                keys = _only(batch.previous_segments if before else batch.segments, rows)[:, place[name]]
+                codes[key] = self._segments[fields.index(name)].encode(keys)
             code_of[:, number] = codes[key]
         return code_of
 
@@ -583,6 +616,7 @@ def _count(
     previous: Any,
     channel_of: Any,
     code_of: Any,
+    pair_column: Any,
     first_column: Any,
     half_life_ms: Any,
     landmark_ms: Any,
@@ -598,7 +632,7 @@ def _count(
     row_ms: Any,
 ) -> None:
     n_pairs = len(pair_of)
-    add = np.empty(n_pairs, np.float32)
+    add = np.zeros(slot_weight.shape[2], np.float32)
     for row in range(len(item)):
         i, t, w = item[row], ts_ms[row], event_weight[row]
         if first_ms[i] == NEVER_MS or t < first_ms[i]:
@@ -634,15 +668,17 @@ def _count(
             any_forth, any_back = False, False
             for c in range(n_pairs):
                 forth = pair_of[c] == 1 or (pair_of[c] == 0 and lag == 0)
-                add[c] = w if forth else 0.0
+                add[pair_column[row, c]] = w if forth else 0.0
                 any_forth = any_forth or forth
             if any_forth:
                 _credit(before, i, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
             for c in range(n_pairs):
-                add[c] = w if pair_of[c] == 2 else 0.0
+                add[pair_column[row, c]] = w if pair_of[c] == 2 else 0.0
                 any_back = any_back or pair_of[c] == 2
             if any_back:
                 _credit(i, before, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
+            for c in range(n_pairs):
+                add[pair_column[row, c]] = 0.0
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -665,7 +701,10 @@ def _credit(
     if t > row_ms[row]:
         factor = np.empty(n_pairs, np.float32)
         for c in range(n_pairs):
-            factor[c] = np.float32(2.0 ** (-(t - row_ms[row]) / pair_half_life_ms[c]))
+            if c > 0 and pair_half_life_ms[c] == pair_half_life_ms[c - 1]:  # columns of one channel lie together
+                factor[c] = factor[c - 1]
+            else:
+                factor[c] = np.float32(2.0 ** (-(t - row_ms[row]) / pair_half_life_ms[c]))
             row_sum[row, c] *= factor[c]
         for s in range(n_slots):
             if slots[s] < 0:

@@ -35,6 +35,7 @@ SPEC = StatisticsSpec(
         CoVisitationChannel(HOUR_MS, "any"),
         CoVisitationChannel(DAY_MS, "any"),
         CoVisitationChannel(DAY_MS, "back"),
+        CoVisitationChannel(HOUR_MS, "next", "device"),
     ),
     segments=(SegmentField("device", ("phone", "desk")), SegmentField("page", ("home",))),
     n_slots=32,
@@ -131,18 +132,23 @@ def shares(spec: StatisticsSpec, entries: Sequence[Entry]) -> list[dict[str, flo
 
 
 def transitions(spec: StatisticsSpec, entries: Sequence[Entry], as_of_ms: int) -> dict[tuple[str, str], list[float]]:
-    """(item, neighbour) -> decayed weight per co-visitation channel."""
-    pairs: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(spec.co_visitation))
+    """(item, neighbour) -> decayed weight per column of co-visitation."""
+    pairs: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * spec.first_pair_column[-1])
     for entry in entries:
         if entry.weight <= 0:
             continue
         for lag, before in enumerate(entry.previous):
             for c, channel in enumerate(spec.co_visitation):
                 left = fading(entry, as_of_ms, channel.half_life_ms)
+                column = spec.first_pair_column[c]
+                if channel.field is not None:
+                    at = spec.segment_fields.index(channel.field)
+                    text, values = entry.previous_segments[at], spec.segments[at].values
+                    column += 1 + values.index(text) if text in values else 0
                 if channel.of == "back":
-                    pairs[entry.item, before][c] += left
+                    pairs[entry.item, before][column] += left
                 elif channel.of == "any" or lag == 0:
-                    pairs[before, entry.item][c] += left
+                    pairs[before, entry.item][column] += left
     return pairs
 
 

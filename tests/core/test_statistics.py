@@ -294,8 +294,8 @@ def test_silence_changes_no_share_and_halves_transitions_each_half_life() -> Non
     view.refresh()
     assert view.log_share[0, 0] == pytest.approx(math.log(0.25 + 1e-6))
     now, later = row_of(view, "i0", T0_MS)["i1"], row_of(view, "i0", T0_MS + DAY_MS)["i1"]
-    np.testing.assert_allclose(now, [3.0, 3.0, 3.0, 0.0])
-    np.testing.assert_allclose(later, [1.5, 3.0 / 2**24, 1.5, 0.0])
+    np.testing.assert_allclose(now, [3.0, 3.0, 3.0, 0.0, 3.0, 0.0, 0.0])
+    np.testing.assert_allclose(later, [1.5, 3.0 / 2**24, 1.5, 0.0, 3.0 / 2**24, 0.0, 0.0])
 
 
 def test_one_event_of_the_far_future_silences_all_others_until_that_time() -> None:
@@ -415,6 +415,8 @@ def test_impossible_specifications_are_refused() -> None:
         PopularityChannel(HOUR_MS, "previous")
     with pytest.raises(ValueError, match="needs that field"):
         StatisticsSpec(popularity=(PopularityChannel(HOUR_MS, "all", "device"),))
+    with pytest.raises(ValueError, match="needs that field"):
+        StatisticsSpec(co_visitation=(CoVisitationChannel(HOUR_MS, "next", "device"),))
     with pytest.raises(ValueError, match="n_slots"):
         StatisticsSpec(n_slots=0)
     with pytest.raises(ValueError, match="at least one"):

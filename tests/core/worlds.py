@@ -145,14 +145,22 @@ class Naive:
         return number is not None and bool(self.view.catalogue.available[number]) and item not in self.blocked()
 
     def row(self, item: str) -> dict[str, list[float]]:
-        """Neighbour -> transitions per channel; a row is never read as of a time before its own."""
+        """Neighbour -> transitions per channel, of the event's segment where the channel has one.
+
+        A row is never read as of a time before its own.
+        """
         touching = [
             entry
             for entry in self.world.entries
             if entry.weight > 0 and (item in entry.previous or (entry.item == item and entry.previous))
         ]
         pairs = transitions(SPEC, touching, max([self.as_of_ms, *(entry.ts_ms for entry in touching)]))
-        return {after: weights for (before, after), weights in pairs.items() if before == item}
+        columns = [
+            SPEC.first_pair_column[c]
+            + (0 if pair.field is None else self.codes()[SPEC.segment_fields.index(pair.field)])
+            for c, pair in enumerate(SPEC.co_visitation)
+        ]
+        return {after: [weights[p] for p in columns] for (before, after), weights in pairs.items() if before == item}
 
     def ratios(self, item: str) -> dict[str, list[float]]:
         """Neighbour -> share of the item's transitions per channel, rare items shrunk."""
@@ -220,7 +228,7 @@ class Naive:
     def strength(self, item: str) -> float:
         total = 0.0
         for before, _, lean, inside in self.rows():
-            ratio = self.ratios(before).get(item, [0.0] * 4)
+            ratio = self.ratios(before).get(item, [0.0] * len(SPEC.co_visitation))
             total += lean * (sum(ratio) if inside else ratio[ANY])
         return total
 
@@ -235,11 +243,15 @@ class Naive:
         last = self.last()
         near = 0.0
         for lag in range(self.spec.candidates.n_last):
-            ratio = self.ratios(last[lag]).get(item, [0.0] * 4) if lag < len(last) else [0.0] * 4
+            ratio = (
+                self.ratios(last[lag]).get(item, [0.0] * len(SPEC.co_visitation))
+                if lag < len(last)
+                else [0.0] * len(SPEC.co_visitation)
+            )
             near += ratio[ANY]
             for c, pair in enumerate(SPEC.co_visitation):
                 out[f"lag{lag + 1}/{pair.name}"] = math.log(ratio[c] + 1e-3)
-        before = sum(self.ratios(other).get(item, [0.0] * 4)[ANY] for other in self.earlier())
+        before = sum(self.ratios(other).get(item, [0.0] * len(SPEC.co_visitation))[ANY] for other in self.earlier())
         out["earlier"] = math.log(before + 1e-3)
         out["near"] = math.log(near + 1e-3)
         own = [event for event in self.liked() if event.item == item]
