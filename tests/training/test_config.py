@@ -58,6 +58,7 @@ def test_the_kind_decides_which_settings_a_model_has(tmp_path: Path) -> None:
         (("[data]", '[features]\nscales = ["1h", "5m"]\n[data]'), "distinct and ascending"),
         (("[data]", '[features]\npopularity = ["some:5m"]\n[data]'), "'some:5m': begins with none of all"),
         (("[data]", '[features]\nco_visitation = ["next:soon"]\n[data]'), "'soon' is no span"),
+        (("[data]", '[features]\nco_visitation = ["next:1h:device"]\n[data]'), "by 'device' needs that field"),
         (("[data]", '[features]\nlists = { "all:2m" = 5 }\n[data]'), "no popularity channel is called 'all:2m'"),
         (("[data]", '[features]\npopularity = ["all:1h:device"]\nlists = {}\n[data]'), "'device' needs that field"),
     ],

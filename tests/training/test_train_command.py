@@ -57,6 +57,10 @@ def test_a_configuration_becomes_a_bundle_whose_figures_evaluate_gives_again(
     assert main(["train", str(config), "--evaluate", str(out), "--json"]) == 0
     judged = json.loads(capsys.readouterr().out)
     assert judged["metrics"]["hr@10"] == pytest.approx(trained["metrics"]["hr@10"], abs=0.01)
+    for said in (trained, judged):
+        assert said["cost"]["us_per_event"] > 0
+        assert said["cost"]["n_batch"] == 256
+    assert "us_per_event" not in " ".join(trained["metrics"]), "the machine's figures are none of the bundle's"
 
 
 @pytest.mark.parametrize(
