@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["STANDARD_DOMAINS", "GraphFacts", "inspect_graph"]
+__all__ = ["STANDARD_DOMAINS", "Field", "GraphFacts", "fields", "inspect_graph"]
 
 STANDARD_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
@@ -65,14 +65,17 @@ def inspect_graph(content: bytes) -> GraphFacts:
             raise ValueError(f"its graphs are nested more than {_MAX_DEPTH} deep")
         children = _CHILDREN[kind]
         texts: dict[int, str] = {}
-        for number, value in _fields(message):
-            if number in children and isinstance(value, memoryview):
+        for each in fields(message):
+            number = each.number
+            if number in children and each.is_message:
                 has_graph |= kind == "model" and number == 7
-                stack.append((children[number], value, depth + 1))
-            elif kind == "tensor" and (number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value == 1)):
+                stack.append((children[number], each.message, depth + 1))
+            elif kind == "tensor" and (
+                number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and each.integer == 1)
+            ):
                 facts.external.add(_location(message))
-            elif kind in {"node", "function"} and isinstance(value, memoryview) and number not in {1, 2}:
-                texts[number] = _text(value)
+            elif kind in {"node", "function"} and each.is_message and number not in {1, 2}:
+                texts[number] = _text(each.message)
         if kind == "node":
             operators.append((texts.get(_NODE_DOMAIN, ""), texts.get(_NODE_TYPE, "")))
         elif kind == "function":
@@ -86,9 +89,9 @@ def inspect_graph(content: bytes) -> GraphFacts:
 
 def _location(tensor: memoryview) -> str:
     """Where a tensor's data lie, from its key-value pairs."""
-    for number, entry in _fields(tensor):
-        if number == _TENSOR_EXTERNAL and isinstance(entry, memoryview):
-            pair = {key: _text(value) for key, value in _fields(entry) if isinstance(value, memoryview)}
+    for entry in fields(tensor):
+        if entry.number == _TENSOR_EXTERNAL and entry.is_message:
+            pair = {each.number: _text(each.message) for each in fields(entry.message) if each.is_message}
             if pair.get(1) == "location":
                 return pair.get(2, "?")
     return "?"
@@ -98,17 +101,41 @@ def _text(value: memoryview) -> str:
     return bytes(value).decode("utf-8", errors="replace")
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of one message in order: number, and its bytes or integer (fixed sizes give 0)."""
-    at, end = 0, len(message)
+@dataclass(frozen=True, slots=True, eq=False)
+class Field:
+    """One field of a message.
+
+    Attributes:
+        number: of the field.
+        whole: its bytes, the key in front of it included.
+        message: what it holds; empty for numbers.
+        integer: what it holds, where that is an integer; None otherwise.
+        is_message: whether it holds bytes: a text, or a message within the message.
+    """
+
+    number: int
+    whole: memoryview
+    message: memoryview
+    integer: int | None
+    is_message: bool
+
+
+def fields(message: memoryview) -> Iterator[Field]:
+    """The fields of one message, in order.
+
+    Raises:
+        ValueError: it is not one, or not whole.
+    """
+    at, end, nothing = 0, len(message), message[:0]
     while at < end:
+        began = at
         key, at = _varint(message, at)
         number, wire = key >> 3, key & 7
         if number == 0:
             raise ValueError("it is not an ONNX file: field number 0")
         if wire == _VARINT:
             value, at = _varint(message, at)
-            yield number, value
+            yield Field(number, message[began:at], nothing, value, is_message=False)
             continue
         if wire == _BYTES:
             size, at = _varint(message, at)
@@ -118,7 +145,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
             raise ValueError(f"it is not an ONNX file: wire type {wire}")
         if size > end - at:
             raise ValueError(f"it is cut off: a field needs {size} bytes where {end - at} are left")
-        yield number, (message[at : at + size] if wire == _BYTES else 0)
+        whole = message[began : at + size]
+        yield Field(number, whole, message[at : at + size] if wire == _BYTES else nothing, None, wire == _BYTES)
         at += size
 
 

@@ -13,12 +13,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from stream.bundle.ending import cut_ending
+from stream.core.best import best_of
 from stream.core.features import TensorSpec
 
 __all__ = ["GRAPH_NAMES", "OnnxScorer", "check_shapes"]
 
 GRAPH_NAMES: Final = {"state": "next_state"}
 """Outputs whose name differs inside the graph, where an input and an output cannot share one."""
+
+_ANY_SIZE: Final = "V"
+"""An axis whose size is the model's own affair."""
 
 _ONNX_TYPES: Final = {
     "float32": "tensor(float)",
@@ -51,6 +56,8 @@ def check_shapes(arrays: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorS
 class OnnxScorer:
     """A model in ONNX Runtime behind the scorer contract of `stream.core.seam`.
 
+    Where the graph ends by choosing the best of the vocabulary, that is done here instead, see `stream.bundle.ending`.
+
     Args:
         model: the serialized ONNX graph; it must need no other file.
         inputs: the arrays it wants, by name.
@@ -75,18 +82,24 @@ class OnnxScorer:
         self.outputs: Mapping[str, TensorSpec] = dict(outputs)
         self.n_state = n_state
         self.space: Literal["candidates", "vocabulary"] = space
+        given = {GRAPH_NAMES.get(name, name): spec for name, spec in self.outputs.items()}
+        cut = cut_ending(model) if space == "vocabulary" else None
+        if cut is not None and all(self.outputs.get(name) == spec for name, spec in _chosen(cut.n_best).items()):
+            model = cut.model
+            given = {name: spec for name, spec in given.items() if name not in _chosen(cut.n_best)}
+            given[cut.all_scores] = TensorSpec("float32", ("B", _ANY_SIZE))
+        else:
+            cut = None
         try:
             self._session = ort.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class but this one
             raise ValueError(f"ONNX Runtime refuses it: {_first_line(error)}") from error
         _check_declared("input", self._session.get_inputs(), self.inputs)
-        _check_declared(
-            "output",
-            self._session.get_outputs(),
-            {GRAPH_NAMES.get(name, name): spec for name, spec in self.outputs.items()},
-        )
+        _check_declared("output", self._session.get_outputs(), given)
         self._casts = {name: np.dtype(spec.dtype) for name, spec in self.inputs.items()}
-        self._names = [GRAPH_NAMES.get(name, name) for name in self.outputs]
+        self._n_best = 0 if cut is None else cut.n_best
+        """Items to choose here; 0 where the graph does."""
+        self._names = list(given)
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Score a batch: named arrays in (more than wanted is fine), `items`, `scores`, maybe `state` and `parts` out.
@@ -103,7 +116,12 @@ class OnnxScorer:
                 for name, spec in self.outputs.items()
             }
         feed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._casts.items()}
-        return dict(zip(self.outputs, self._session.run(self._names, feed), strict=True))
+        results = self._session.run(self._names, feed)
+        if self._n_best == 0:
+            return dict(zip(self.outputs, results, strict=True))
+        places, scores = best_of(results.pop(), self._n_best)
+        rest, chosen = iter(results), {"items": places + 1, "scores": scores}
+        return {name: chosen[name] if name in chosen else next(rest) for name in self.outputs}
 
 
 def _options() -> Any:
@@ -117,6 +135,11 @@ def _options() -> Any:
     return options
 
 
+def _chosen(n_best: int) -> dict[str, TensorSpec]:
+    """What the choice of the best gives."""
+    return {"items": TensorSpec("int64", ("B", n_best)), "scores": TensorSpec("float32", ("B", n_best))}
+
+
 def _check_declared(what: str, nodes: list[Any], declared: Mapping[str, TensorSpec]) -> None:
     """Compare what the graph says of itself with the manifest; the batch must be free, as every named axis."""
     found = {node.name: node for node in nodes}
@@ -127,7 +150,8 @@ def _check_declared(what: str, nodes: list[Any], declared: Mapping[str, TensorSp
         fits = node.type == _ONNX_TYPES[spec.dtype] and len(node.shape) == len(spec.shape)
         # A free axis is a name or None in ONNX; a fixed one must be declared as just that.
         fits = fits and all(
-            not isinstance(size, int) or axis == size for axis, size in zip(spec.shape, node.shape, strict=True)
+            not isinstance(size, int) or axis in {size, _ANY_SIZE}
+            for axis, size in zip(spec.shape, node.shape, strict=True)
         )
         if not fits:
             raise ValueError(
