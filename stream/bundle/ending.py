@@ -114,7 +114,7 @@ def _node(message: Field) -> _Node:
             parts = list(fields(each.message))
             node.has_graphs |= any(part.number in {6, 11} for part in parts)
             name = next((_text(part) for part in parts if part.number == 1), "")
-            node.numbers |= {name: _signed(part.integer) for part in parts if part.number == 3}
+            node.numbers[name] = next((_signed(part.integer) for part in parts if part.number == 3), 0)
     return node
 
 
@@ -145,8 +145,9 @@ def _signed(number: int | None) -> int:
 
 
 def _float_output(name: str) -> bytes:
-    """A ValueInfoProto of float32 without a shape, which the runtime infers."""
-    tensor = bytes([1 << 3, _FLOAT])
+    """A ValueInfoProto of float32 (?, ?); the runtime infers more."""
+    free = _bytes_field(1, b"")
+    tensor = bytes([1 << 3, _FLOAT]) + _bytes_field(2, free + free)
     return _bytes_field(1, name.encode()) + _bytes_field(2, _bytes_field(1, tensor))
 
 

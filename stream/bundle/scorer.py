@@ -97,6 +97,12 @@ class OnnxScorer:
         _check_declared("input", self._session.get_inputs(), self.inputs)
         _check_declared("output", self._session.get_outputs(), given)
         self._casts = {name: np.dtype(spec.dtype) for name, spec in self.inputs.items()}
+        self._tails = {
+            name: spec.shape[1:]
+            for name, spec in self.inputs.items()
+            if spec.shape[0] == "B" and all(isinstance(size, int) for size in spec.shape[1:])
+        }
+        """Sizes behind the batch's, of inputs where they are fixed."""
         self._n_best = 0 if cut is None else cut.n_best
         """Items to choose here; 0 where the graph does."""
         self._names = list(given)
@@ -107,7 +113,7 @@ class OnnxScorer:
         Raises:
             ValueError: an array is missing or has the wrong shape.
         """
-        sizes = check_shapes(inputs, self.inputs)
+        sizes = self._sizes(inputs)
         if sizes["B"] == 0:
             return {
                 name: np.empty(
@@ -120,8 +126,21 @@ class OnnxScorer:
         if self._n_best == 0:
             return dict(zip(self.outputs, results, strict=True))
         places, scores = best_of(results.pop(), self._n_best)
-        rest, chosen = iter(results), {"items": places + 1, "scores": scores}
+        rest = iter(results)
+        chosen: dict[str, NDArray[Any]] = {"items": places + 1, "scores": scores}
         return {name: chosen[name] if name in chosen else next(rest) for name in self.outputs}
+
+    def _sizes(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+        """As `check_shapes`, which costs a batch of one as much as a good part of its graph."""
+        if len(self._tails) == len(self.inputs):
+            shapes = [inputs[name].shape if name in inputs else () for name in self._tails]
+            n_rows = shapes[0][:1]
+            if all(
+                shape[:1] == n_rows and shape[1:] == tail
+                for shape, tail in zip(shapes, self._tails.values(), strict=True)
+            ):
+                return {"B": n_rows[0]}
+        return check_shapes(inputs, self.inputs)
 
 
 def _options() -> Any:

@@ -45,15 +45,14 @@ def best_of(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDA
         raise ValueError(f"the best {k} of {n_scores} scores cannot be given")
     room = min(n_scores, int(_ROOM * k) + 32)
     keys = np.empty((n_rows, room), np.uint64)
-    n_found = np.empty(n_rows, np.int64)
+    strange = np.zeros(n_rows, np.bool_)
     bits = scores.view(np.uint32)
-    maxima = np.empty(min(n_scores, _GROUPS * k), np.float32)
-    _collect(scores, bits, k, maxima, np.empty(_BINS, np.int64), keys, n_found)
-    for row in np.flatnonzero((n_found < k) | (n_found > room)).tolist():
-        of_all = np.empty(n_scores, np.uint64)
-        _all_keys(scores[row], bits[row], of_all)
-        keys[row, k:] = _LAST
-        keys[row, :k] = np.partition(of_all, k - 1)[:k]
+    if _collect(scores, bits, k, min(n_scores, _GROUPS * k), keys, strange):
+        for row in np.flatnonzero(strange).tolist():
+            of_all = np.empty(n_scores, np.uint64)
+            _all_keys(scores[row], bits[row], of_all)
+            keys[row, k:] = _LAST
+            keys[row, :k] = np.partition(of_all, k - 1)[:k]
     keys.sort(axis=1)
     places, values = np.empty((n_rows, k), np.int64), np.empty((n_rows, k), np.float32)
     _take(scores, keys, places, values)
@@ -71,25 +70,28 @@ def _key(bits: Any, place: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _collect(scores: Any, bits: Any, k: Any, maxima: Any, counts: Any, keys: Any, n_found: Any) -> None:
-    """Keys (B, room) of all scores that reach the edge, and how many they are, be it more than there is room for."""
+def _collect(scores: Any, bits: Any, k: Any, n_groups: Any, keys: Any, strange: Any) -> Any:
+    """Keys (B, room) of all scores that reach the edge. Rows with too many or too few are `strange` (B,): how many."""
     n_rows, n_scores = scores.shape
-    n_groups, room, n_bins = len(maxima), keys.shape[1], len(counts)
+    room, n_bins, n_strange = keys.shape[1], _BINS, 0
+    maxima, counts = np.empty(n_groups, np.float32), np.empty(n_bins, np.int64)
     for b in range(n_rows):
         row = scores[b]
         maxima[:] = -np.inf
         for first in range(0, n_scores, n_groups):
             turn = row[first : first + n_groups]
             for j in range(len(turn)):
-                maxima[j] = turn[j] if turn[j] > maxima[j] else maxima[j]
+                # As vector instructions have it: a NaN never wins, which `max` would have to see to.
+                maxima[j] = turn[j] if turn[j] > maxima[j] else maxima[j]  # noqa: FURB136
         low, high = np.float32(np.inf), np.float32(-np.inf)
         for j in range(n_groups):
             m = maxima[j]
             low = m if m < low and m > -np.inf else low
-            high = m if m > high else high
+            high = m if m > high else high  # noqa: FURB136  (as above)
         span = high - low
         if not (span >= 0.0 and span < np.inf):  # nothing but NaN and infinities
-            n_found[b] = -1
+            strange[b] = True
+            n_strange += 1
             continue
         scale = np.float32(n_bins - 1) / span if span > 1e-30 else np.float32(0.0)
         counts[:] = 0
@@ -112,9 +114,12 @@ def _collect(scores: Any, bits: Any, k: Any, maxima: Any, counts: Any, keys: Any
                         if n < room:
                             keys[b, n] = _key(bits[b, place], place)
                         n += 1
-        n_found[b] = n
+        if n < k or n > room:
+            strange[b] = True
+            n_strange += 1
         for i in range(n, room):
             keys[b, i] = _LAST
+    return n_strange
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -40,6 +40,8 @@ _RANKED_AT_ONCE: Final = 32
 """Events whose candidates a ranker scores in one run: with some hundred candidates each, what its layers pass on then
 stays in the processor's cache. For an untrained ranker over 128 candidates, 256 events at once took twice the time."""
 
+_LARGEST_HALF: Final = np.float32(np.finfo(np.float16).max)
+
 
 class Scorer(Protocol):
     """What scores. The ONNX session, the PyTorch module and fakes pass the same contract tests.
@@ -374,26 +376,31 @@ class Recommender:
         for row, earlier in enumerate(folded.earlier.tolist()):  # a user's events come in order
             if earlier >= 0:
                 wave_of[row] = wave_of[earlier] + 1
-        outputs: dict[str, NDArray[Any]] = {}
-        waves = wave_of[rows]
-        for wave in range(int(wave_of.max()) + 1):
-            here = np.flatnonzero(waves == wave)
-            if len(here) > 0:
-                who, write = batch.user[rows[here]], changes[rows[here]]
-                scored = self._step_model({name: column[here] for name, column in inputs.items()}, stored[who])
-                for name in scored.keys() - {"state"}:
-                    if name not in outputs:
-                        outputs[name] = np.zeros((len(rows), *scored[name].shape[1:]), scored[name].dtype)
-                    outputs[name][here] = scored[name]
-                stored[who[write]] = scored["state"][write]
-            stored[batch.user[erases & (wave_of == wave)]] = 0
+        # Arranged by wave once, so that each wave is a slice: where users come in bursts, waves are many and small.
+        order = np.argsort(wave_of[rows], kind="stable")
+        arranged = {name: column[order] for name, column in inputs.items()}
+        who, write = batch.user[rows[order]], changes[rows[order]]
+        n_waves = int(wave_of.max(initial=-1)) + 1
+        ends = np.searchsorted(wave_of[rows[order]], np.arange(n_waves + 1)).tolist()
+        scored: list[dict[str, NDArray[Any]]] = []
+        for wave, (first, end) in enumerate(pairwise(ends)):
+            if first < end:
+                users_here, write_here = who[first:end], write[first:end]
+                given = {name: column[first:end] for name, column in arranged.items()}
+                outputs = self._step_model(given, stored[users_here])
+                stored[users_here[write_here]] = outputs.pop("state")[write_here]
+                scored.append(outputs)
+            if erases.any():
+                stored[batch.user[erases & (wave_of == wave)]] = 0
         written = folded.changed & ~folded.erased
         if users is not None:
             written &= users
         folded.states["model"][written, : self.n_state] = stored[written]
         folded.states["model"][written, self.n_state :] = 0
         folded.states["model_tag"][written] = self.tag
-        return outputs
+        back = np.empty(len(order), np.intp)
+        back[order] = np.arange(len(order))
+        return {name: np.concatenate([each[name] for each in scored])[back] for name in scored[0]}
 
     def _disown(self, folded: Folded, users: NDArray[np.bool_] | None) -> None:
         """Without a state of its own, let nobody take for current what another bundle wrote before these events."""
@@ -444,13 +451,13 @@ class Recommender:
         """
         inputs: dict[str, NDArray[Any]] = {**event, "state": state}
         outputs = self._sequential.score({name: inputs[name] for name in self._sequential.inputs})
-        limit = np.finfo(np.float16).max
-        kept = np.clip(outputs["state"].reshape(len(state), -1), -limit, limit).astype(np.float16)
+        kept = np.minimum(np.maximum(outputs["state"].reshape(len(state), -1), -_LARGEST_HALF), _LARGEST_HALF)
+        kept = kept.astype(np.float16)
         return {**outputs, "state": kept.astype(np.float32)}
 
     def _numbered(self, indices: NDArray[np.int64], view: ItemStatistics) -> NDArray[np.int32]:
         """Vocabulary indices of any shape -> catalogue numbers, -1 where the catalogue does not know the item."""
-        return self.vocabulary.numbers(view.catalogue)[np.clip(indices, 0, len(self.vocabulary.ids))]
+        return self.vocabulary.numbers(view.catalogue).take(indices, mode="clip")
 
     def _filters(self, batch: EventBatch, rows: NDArray[np.intp], view: ItemStatistics) -> Filters:
         n_rows = len(rows)
