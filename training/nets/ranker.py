@@ -102,17 +102,17 @@ class Ranker(nn.Module):
         # (B, 1, C) @ (B, C, F) takes the mean without a copy of the features.
         share = (mask / torch.clamp(mask.sum(1, keepdim=True), min=1.0)).unsqueeze(1)  # (B, 1, C)
         mean = (share @ features).squeeze(1)  # (B, F)
-        best = (features + (mask.unsqueeze(-1) - 1.0) * _FAR).amax(1)  # (B, F)
+        best = (features + ((mask - 1.0) * _FAR).unsqueeze(-1)).amax(1)  # (B, F)
         best = torch.where(there.any(1, keepdim=True), best, mean)
         listed = torch.cat([(f - self.feature_mean) / self.feature_std for f in (mean, best)], dim=-1)  # (B, 2F)
         said = self.of_context((context - self.context_mean) / self.context_std) + self.of_list(listed)  # (B, W)
         # (x - mean) / std, folded into the weights: one pass over (B, C, F) less.
         weight = self.of_candidate.weight / self.feature_std
         bias = self.of_candidate.bias - weight @ self.feature_mean
-        hidden = functional.relu(functional.linear(features, weight, bias) + said.unsqueeze(1))  # (B, C, W)
+        # Biases join what is said once an event: a pass over all candidates less for each of the two layers.
+        hidden = functional.relu(functional.linear(features, weight) + (said + bias).unsqueeze(1))  # (B, C, W)
         hidden = self.dropout(hidden)
-        second = self.second(hidden)  # (B, C, N)
-        if self.of_pool is not None:
-            second = second + self.of_pool(share @ hidden)
+        second_said = self.second.bias if self.of_pool is None else self.of_pool(share @ hidden) + self.second.bias
+        second = functional.linear(hidden, self.second.weight) + second_said  # (B, C, N)
         scores: Tensor = self.last(functional.relu(second)).squeeze(-1)
         return scores
