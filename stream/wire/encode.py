@@ -9,12 +9,12 @@ from typing import Final
 import msgspec
 
 from stream.core.events import EventBatch
-from stream.core.identity import rec_id
-from stream.wire.messages import DeadLetter, Receipt, Recommendation, RecommendedItem, Source
+from stream.core.identity import rec_id, rec_ids
+from stream.wire.messages import DeadLetter, Receipt, Recommendation, Source
 from stream.wire.reasons import Rejected
 from stream.wire.userkeys import UserKeys
 
-__all__ = ["dead_letter", "encode_all", "encode_recommendations", "rec_id", "receipt"]
+__all__ = ["dead_letter", "encode_all", "encode_recommendations", "rec_id", "rec_ids", "receipt"]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -26,62 +26,54 @@ def encode_all(recommendations: Iterable[Recommendation]) -> list[bytes]:
 
 def encode_recommendations(
     batch: EventBatch,
-    item_ids: Sequence[Sequence[str]],
-    scores: Sequence[Sequence[float]],
-    reasons: Sequence[Sequence[list[str]]],
-    propensities: Sequence[Sequence[float]] | None = None,
+    lists: Sequence[bytes],
     *,
     topic: str,
     partition: int,
     model: str,
-    variants: Sequence[str],
+    variant: str,
     activity_offset: int,
     items_offset: int,
 ) -> list[bytes]:
     """The values of the records that answer a batch of B events, in its order.
 
+    They are what `encode_all` makes of `Recommendation`s with the same fields, put together from pieces.
+
     Args:
         batch: the events, all of this topic and partition.
-        item_ids: for each event the items, best first; as many as there are, not necessarily the same number.
-        scores: their scores, finite, as Python floats (`array.tolist()`); rounding them first keeps messages short.
-        reasons: their reasons.
-        propensities: how likely each item was at its place; None where nothing was left to chance.
+        lists: (B,) the `items` of each as JSON, see `stream.wire.lists`.
         topic: input topic of the batch.
         partition: its partition there.
         model: name@version of the bundle.
-        variants: (B,) the branch of the experiment of each event's user.
+        variant: the branch of the experiment of all these users.
         activity_offset: the view of item statistics that was used; -1 for none.
         items_offset: the catalogue that was used; -1 for none.
 
-    Raises ValueError when one of the arguments has not B entries.
+    Raises ValueError when there are not B lists.
     """
-    users = batch.users
+    users = list(map(_encode, batch.users))
+    ids = rec_ids(topic, partition)
+    tail = b',"model":%b,"variant":%b,"activity_offset":%d,"items_offset":%d,"source":{"topic":%b,"partition":%d' % (
+        _encode(model),
+        _encode(variant),
+        activity_offset,
+        items_offset,
+        _encode(topic),
+        partition,
+    )
     return [
-        _encode(
-            Recommendation(
-                rec_id=rec_id(topic, partition, offset),
-                user_id=users[user],
-                ts_ms=ts_ms,
-                event_id=event_id,
-                items=list(map(RecommendedItem, of_items, of_scores, of_reasons, *drawn)),
-                model=model,
-                variant=variant,
-                activity_offset=activity_offset,
-                items_offset=items_offset,
-                source=Source(topic, partition, offset),
-            )
+        b'{"rec_id":"%b","user_id":%b,"ts_ms":%d,"event_id":%b,"items":%b%b,"offset":%d}}'
+        % (
+            ids(offset).encode(),
+            users[user],
+            ts_ms,
+            b"null" if event_id is None else _encode(event_id),
+            items,
+            tail,
+            offset,
         )
-        for offset, user, ts_ms, event_id, variant, of_items, of_scores, of_reasons, drawn in zip(
-            batch.offset.tolist(),
-            batch.user.tolist(),
-            batch.ts_ms.tolist(),
-            batch.event_ids,
-            variants,
-            item_ids,
-            scores,
-            reasons,
-            [()] * len(batch) if propensities is None else zip(propensities, strict=True),
-            strict=True,
+        for offset, user, ts_ms, event_id, items in zip(
+            batch.offset.tolist(), batch.user.tolist(), batch.ts_ms.tolist(), batch.event_ids, lists, strict=True
         )
     ]
 

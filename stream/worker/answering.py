@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -15,11 +16,9 @@ from stream.core.seam import Answers, Recommender
 from stream.core.statistics import ItemStatistics
 from stream.core.tally import Tally
 from stream.wire.encode import encode_recommendations
+from stream.wire.lists import DECIMALS, ListWriter, encode_lists
 
 __all__ = ["Answering"]
-
-_DECIMALS: Final = 6
-"""Of a score in a message: float32 holds no more, and shorter messages are cheaper to everybody."""
 
 
 class Answering:
@@ -37,12 +36,12 @@ class Answering:
             bundle.features, bundle.scorer, bundle.vocabulary, arm.policy, bundle.tag, bundle.retriever, tally
         )
         self.tally = tally
-        self._reasons: dict[int, list[str]] = {}
+        self._reason_of: Final = cache(self._reasons_of)
+        self._writer: Final = ListWriter(self._reasons_of)
 
     def encode(self, parts: Sequence[Part], answers: Answers, view: ItemStatistics) -> list[list[tuple[int, bytes]]]:
         """For each part, (row of the part, message) of the events that were answered, in their order."""
-        item_ids, scores, reasons = self._named(answers.ranked, view)
-        propensities = _rounded(answers.ranked)
+        lists = self._lists(answers.ranked, view)
         first = starts([len(part.batch) for part in parts])
         cuts = np.searchsorted(answers.rows, first).tolist()
         said = []
@@ -53,43 +52,37 @@ class Answering:
             topic, _, partition = part.source.rpartition("/")
             values = encode_recommendations(
                 answered,
-                item_ids[here],
-                scores[here],
-                reasons[here],
-                None if propensities is None else propensities[here],
+                lists[here],
                 topic=topic,
                 partition=int(partition),
                 model=self.arm.bundle.reference,
-                variants=[self.arm.variant] * len(answered),
+                variant=self.arm.variant,
                 activity_offset=view.offset,
                 items_offset=view.items_offset,
             )
             said.append(list(zip(rows.tolist(), values, strict=True)))
         return said
 
-    def _named(
-        self, ranked: Ranked, view: ItemStatistics
-    ) -> tuple[list[list[str]], list[list[float]], list[list[list[str]]]]:
-        """Items, scores and reasons of each recommendation, as messages want them."""
-        ids, reason_of = view.catalogue.ids, self._reason_of
+    def _lists(self, ranked: Ranked, view: ItemStatistics) -> list[bytes]:
+        """The items of each recommendation as messages have them."""
+        ids = view.catalogue.ids
+        if ranked.propensity is None:
+            lists = self._writer.write(ranked.items, ranked.scores, ranked.sources, ids)
+            if lists is not None:
+                return lists
         numbers: list[list[int]] = ranked.items.tolist()
-        scores: list[list[float]] = np.round(ranked.scores.astype(np.float64), _DECIMALS).tolist()
+        scores: list[list[float]] = np.round(ranked.scores.astype(np.float64), DECIMALS).tolist()
         sources: list[list[int]] = ranked.sources.tolist()
-        reasons = [list(map(reason_of, row)) for row in sources]
-        if ranked.items.size > 0 and int(ranked.items.min()) < 0:  # some have fewer items than others
-            n_items: NDArray[np.int64] = (ranked.items >= 0).sum(1)
-            for row, n in enumerate(n_items.tolist()):
-                del numbers[row][n:], scores[row][n:], reasons[row][n:]
-        return [[ids[number] for number in row] for row in numbers], scores, reasons
+        n_items: NDArray[np.int64] = (ranked.items >= 0).sum(1)  # some have fewer items than others
+        for row, n in enumerate(n_items.tolist()):
+            del numbers[row][n:], scores[row][n:], sources[row][n:]
+        item_ids = [[ids[number] for number in row] for row in numbers]
+        return encode_lists(item_ids, scores, [list(map(self._reason_of, row)) for row in sources], _rounded(ranked))
 
-    def _reason_of(self, sources: int) -> list[str]:
-        reasons = self._reasons.get(sources)
-        if reasons is None:
-            bundle = self.arm.bundle
-            from_candidates = bundle.scorer.space == "candidates"
-            named = reasons_of(bundle.features, sources, from_candidates=from_candidates, parts=bundle.parts)
-            reasons = self._reasons[sources] = list(named)
-        return reasons
+    def _reasons_of(self, sources: int) -> tuple[str, ...]:
+        bundle = self.arm.bundle
+        from_candidates = bundle.scorer.space == "candidates"
+        return reasons_of(bundle.features, sources, from_candidates=from_candidates, parts=bundle.parts)
 
 
 def _rounded(ranked: Ranked) -> list[list[float]] | None:

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from stream.core.events import EventBatch
-from stream.wire.encode import dead_letter, encode_all, encode_recommendations, rec_id
+from stream.wire.encode import dead_letter, encode_all, encode_recommendations, rec_id, rec_ids
+from stream.wire.lists import encode_lists
 from stream.wire.messages import DeadLetter, Recommendation, RecommendedItem, Source
 from stream.wire.reasons import Reason, Rejected
 from tests.wire.records import FakeRecord
@@ -18,6 +19,11 @@ from tests.wire.records import FakeRecord
 
 def test_the_same_place_gives_the_same_id_in_every_version() -> None:
     assert rec_id("events", 3, 41) == "90a8e8f47d302aa4ccfeb9b5e31fe97e"
+
+
+def test_ids_of_a_partition_are_those_of_its_places() -> None:
+    of = rec_ids("events", 3)
+    assert [of(offset) for offset in (41, 0, 41)] == [rec_id("events", 3, offset) for offset in (41, 0, 41)]
 
 
 def test_different_places_give_different_ids() -> None:
@@ -29,23 +35,26 @@ def _batch() -> EventBatch:
     return EventBatch.build(["b", "a", "b"], ["x", "y", "z"], [0, 1, 0], [10, 20, 30], event_ids=["e1", None, None])
 
 
-def _encoded(variants: list[str]) -> list[bytes]:
-    return encode_recommendations(
-        _batch(),
+def _encoded(n_lists: int = 3) -> list[bytes]:
+    lists = encode_lists(
         [["i1", "i2"], [], ['ä"']],
         [[0.5, 0.25], [], [-1.0]],
         [[["trending"], []], [], [["a", "b"]]],
+    )
+    return encode_recommendations(
+        _batch(),
+        lists[:n_lists],
         topic="events",
         partition=3,
         model="ranker@2",
-        variants=variants,
+        variant="A",
         activity_offset=-1,
         items_offset=7,
     )
 
 
 def test_each_event_gets_its_recommendation_in_order() -> None:
-    first, second, third = map(json.loads, _encoded(["A", "B", "A"]))
+    first, second, third = map(json.loads, _encoded())
     assert first == {
         "rec_id": rec_id("events", 3, 0),
         "user_id": "b",
@@ -61,17 +70,17 @@ def test_each_event_gets_its_recommendation_in_order() -> None:
         "items_offset": 7,
         "source": {"topic": "events", "partition": 3, "offset": 0},
     }
-    assert (second["user_id"], second["event_id"], second["items"], second["variant"]) == ("a", None, [], "B")
+    assert (second["user_id"], second["event_id"], second["items"], second["variant"]) == ("a", None, [], "A")
     assert third["items"] == [{"item_id": 'ä"', "score": -1.0, "reasons": ["a", "b"]}]
 
 
 def test_columns_of_other_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        _encoded(["A"])
+        _encoded(n_lists=1)
 
 
 def test_recommendations_one_by_one_are_written_as_those_of_a_batch() -> None:
-    encoded = _encoded(["A", "A", "A"])
+    encoded = _encoded()
     structs = [msgspec.json.decode(value, type=Recommendation) for value in encoded]
     assert structs[0].source == Source("events", 3, 0)
     assert structs[0].items[0] == RecommendedItem("i1", 0.5, ["trending"])

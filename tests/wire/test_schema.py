@@ -16,6 +16,7 @@ from stream.core.events import EventBatch, EventTypes
 from stream.wire.decode import EventDecoder
 from stream.wire.encode import dead_letter, encode_recommendations
 from stream.wire.limits import Limits
+from stream.wire.lists import encode_lists
 from stream.wire.reasons import Reason, Rejected
 from stream.wire.schema import MESSAGES, asyncapi, json_schema
 from tests.wire.malformed import KINDS, REASON_OF, make
@@ -82,13 +83,11 @@ def test_what_the_worker_writes_keeps_to_its_schemas() -> None:
     batch = EventBatch.build(["a", "b"], ["x", "y"], [0, 1], [NOW_MS, NOW_MS])
     for value in encode_recommendations(
         batch,
-        [["i"], []],
-        [[0.5], []],
-        [[["trending"]], []],
+        encode_lists([["i"], []], [[0.5], []], [[["trending"]], []]),
         topic="events",
         partition=0,
         model="ranker@1",
-        variants=["A", "A"],
+        variant="A",
         activity_offset=-1,
         items_offset=0,
     ):
