@@ -271,9 +271,9 @@ class SequenceTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     n_items: Positive = 20_000
     n_best: Positive = 100
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.2
-    epochs: Positive = 16
-    batch: Positive = 16
-    length: Annotated[int, Meta(ge=2)] = 200
+    epochs: Positive = 8
+    batch: Positive = 8
+    length: Annotated[int, Meta(ge=2)] = 100
     learning_rate: Annotated[float, Meta(gt=0)] = 3e-3
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     patience: Annotated[int, Meta(ge=0)] = 4
@@ -307,10 +307,12 @@ class TempoTraining(SequenceTraining, frozen=True, tag="tempo"):
     Attributes:
         n_layers: see the model.
         n_scales: time scales that a score is the sum of.
+        decomposed: see the model; False for comparison.
     """
 
     n_layers: Positive = 1
     n_scales: Positive = 4
+    decomposed: bool = True
 
 
 class Output(Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,7 +25,7 @@ from training.config import FusionTraining
 from training.export import RetrievalModel
 from training.fit import FitConfig, fit
 from training.log import Log
-from training.losses import full_cross_entropy
+from training.losses import full_cross_entropy, unseen_cross_entropy
 from training.nets.fusion import Fusion, WordedFusion
 from training.nets.lstm_seq2seq import LstmSeq2Seq, LstmSeq2SeqConfig
 from training.nets.ranker import RankerConfig
@@ -119,6 +119,7 @@ def train_member(
     training: FusionTraining,
     *,
     seed: int = 0,
+    unseen: bool = False,
     on_step: Callable[[int], None] | None = None,
     start: Start | None = None,
 ) -> Member:
@@ -126,6 +127,8 @@ def train_member(
 
     Args:
         items: what is known of items; their words are used where the specification asks for words.
+        unseen: whether it learns to tell apart only what the user had not met before, because nothing else is
+            recommended.
         on_step: called after each step with the number of steps taken.
         start: weights to begin with, those of a sequence model of the same kind.
     """
@@ -134,6 +137,7 @@ def train_member(
     net = _untrained_net(vocabulary, spec, items, training)
     if start is not None:
         start.give(net, vocabulary, _tables(spec, training))
+    loss = unseen_cross_entropy if unseen else full_cross_entropy
 
     def an_epoch(epoch: int) -> Iterator[SequenceBatch]:
         return batches(
@@ -148,7 +152,7 @@ def train_member(
     fit(
         net,
         an_epoch,
-        lambda batch: net.loss(batch, full_cross_entropy),
+        lambda batch: net.loss(batch, loss),
         FitConfig(training.epochs, training.learning_rate, seed=seed),
         on_step=on_step,
     )

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stream.errors import PolytempoError
-from training.losses import CatalogueLoss
+from training.losses import CatalogueLoss, Past
 from training.sequences import SequenceBatch
 
 __all__ = ["ALONE", "Processes", "n_processes", "processes"]
@@ -63,10 +63,10 @@ class Processes:
         if self.n == 1:
             return loss
 
-        def part(query: Tensor, items: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        def part(query: Tensor, items: Tensor, bias: Tensor, target: Tensor, past: Past) -> Tensor:
             n_all = torch.tensor(float(len(target)), device=self.device)
             dist.all_reduce(n_all)
-            return loss(query, items, bias, target) * (len(target) / max(1.0, n_all.item()))
+            return loss(query, items, bias, target, past) * (len(target) / max(1.0, n_all.item()))
 
         return part
 

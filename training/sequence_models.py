@@ -100,6 +100,7 @@ def build(
                     d=model.d,
                     n_layers=model.n_layers,
                     n_scales=model.n_scales,
+                    decomposed=model.decomposed,
                     n_best=model.n_best,
                     dropout=model.dropout,
                 )

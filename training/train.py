@@ -357,6 +357,7 @@ def _train_fusion(
         material.items,
         model,
         seed=config.seed,
+        unseen=config.policy.seen == "history",
         on_step=report.at,
         start=None if start is None else start.below(MEMBER),
     )

@@ -31,7 +31,7 @@ from training.config import Config, SequenceTraining
 from training.export import write_bundle
 from training.fit import Checkpoint, Fitted, Journal, fit
 from training.indexing import IndexSettings, some_histories
-from training.losses import full_cross_entropy
+from training.losses import full_cross_entropy, unseen_cross_entropy
 from training.metrics import ndcg
 from training.processes import ALONE, Processes
 from training.sequence_models import (
@@ -126,7 +126,7 @@ def learn(
     if start is not None:
         start.give(module, sequences.vocabulary, item_tables(model, n_history=spec.n_history, scales=scales))
     module.to(processes.device)
-    loss = processes.of_all(full_cross_entropy)
+    loss = processes.of_all(unseen_cross_entropy if config.policy.seen == "history" else full_cross_entropy)
     epoch = batches_for(model, train, n_history=spec.n_history, scales=scales, seed=config.seed)
     n_steps = model.epochs * sum(1 for _ in epoch(0))
     seen = _Seen(journal)

@@ -21,15 +21,13 @@ from stream.core.catalogue import ItemUpdate
 from stream.core.seam import Policy, Recommender
 from tests.training.small_shop import shop
 from tests.training.test_train import FEATURES, config
-from training.compare.task import split
+from training.compare.fused import spec_for
 from training.config import Config, FusionTraining, RankerTraining
-from training.films_fusion import SPEC, TRAINING, Films, fuse, read_films
 from training.fusion import MEMBER, RANKER, live_columns, sequences_of, slices
 from training.log import Log, item_updates
 from training.nets.fusion import GIVEN
 from training.replay import RecordingScorer, Replay
 from training.rows import record
-from training.sequences import cut_sequences, frequent_items
 from training.targets import Targets
 from training.train import Material, Trained, prepare, train
 from training.warm import read_start
@@ -37,6 +35,7 @@ from training.warm import read_start
 MODEL = FusionTraining(
     d=16, scales=2, epochs=3, length=40, member_share=0.5, ranker=RankerTraining(hidden=(16, 8), epochs=3, batch=32)
 )
+SPEC = spec_for(repeats=False)
 TABLES = (shop().events, shop().items)
 
 
@@ -166,49 +165,6 @@ def test_a_warm_start_takes_both_halves_over_and_what_the_ranker_is_given_comes_
 def test_only_live_statistics_are_muted_without_them() -> None:
     names = np.array(live_columns(SPEC))
     assert len(names) == len(set(names.tolist())) == 3 + 3 * 4 + 2
-
-
-def ratings(path: Path, n_users: int = 25, n_items: int = 40) -> Path:
-    """Users who walk through the catalogue with steps of their own."""
-    rows = [
-        (user, (user * 7 + step * (1 + user % 3)) % n_items, 1 + step % 5, 10**12 + step * 60_000 * (1 + user % 4))
-        for user in range(n_users)
-        for step in range(8 + user % 5)
-    ]
-    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "ts_ms"], orient="row")
-    frame.sort("ts_ms", maintain_order=True).write_parquet(path)
-    return path
-
-
-def test_films_are_judged_on_the_targets_of_the_comparison(tmp_path: Path) -> None:
-    """The same last events as under the protocol `loo` of the sequence models."""
-    file = ratings(tmp_path / "ratings.parquet")
-    frame = pl.read_parquet(file).select(
-        pl.col("user_id", "item_id").cast(pl.String), "ts_ms", event_type=pl.lit("rating"), value=pl.lit(1.0)
-    )
-    films, task = read_films(file, None), split(cut_sequences(frame, frequent_items(frame)), "loo")
-    targets = films.targets([1])
-    ours = {(films.log.user_ids[films.log.user[row]], films.log.item_ids[films.log.item[row]]) for row in targets.row}
-    user = task.whole.user()
-    theirs = {(task.whole.user_ids[user[row]], task.whole.vocabulary[task.whole.item[row] - 1]) for row in task.rows}
-    assert ours == theirs
-    assert (films.log.user[targets.row] == films.log.user[targets.scored]).all()
-    assert (films.from_end[targets.scored] == 2).all()
-    held = films.before(4)
-    assert len(held) == len(films.log) - 4 * 25
-    assert sequences_of(held, SPEC, slice(0, len(held)), 100).start[-1] == len(held)
-
-
-def test_a_fusion_of_films_answers_every_target(tmp_path: Path) -> None:
-    films = read_films(ratings(tmp_path / "ratings.parquet"), None)
-    items = [ItemUpdate(item, f"genre {n % 3}", f"film {n}") for n, item in enumerate(films.log.item_ids)]
-    training = changed(TRAINING, d=16, epochs=2, ranker=changed(TRAINING.ranker, epochs=2))
-    places = fuse(Films.of(films.log, items), training, withouts=("nothing", "statistics"))
-    assert set(places) == {"fusion", "without statistics", "sequence model"}
-    for place in places.values():
-        assert place.shape == (25,)
-        assert place.min() >= 0
-        assert place.max() <= 40
 
 
 def test_a_log_and_its_items_make_the_sequences_that_are_served() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.losses import draw_negatives, full_cross_entropy, sampled_cross_entropy
+from training.losses import Past, draw_negatives, full_cross_entropy, sampled_cross_entropy, unseen_cross_entropy
 
 V, D, N = 23, 6, 17
 
@@ -93,3 +93,48 @@ def test_negatives_are_drawn_with_the_given_odds() -> None:
     q = torch.tensor([0.7, 0.2, 0.1])
     drawn = draw_negatives(q.log(), 20_000, torch.Generator().manual_seed(0))
     assert (torch.bincount(drawn, minlength=4)[1:] / 20_000 - q).abs().max() < 0.02
+
+
+def a_past() -> Past:
+    """Four histories of eight events, asked at about half of them; some events are of unknown items."""
+    torch.manual_seed(1)
+    item = torch.randint(0, V + 1, (4, 8))
+    asked = torch.zeros(4, 8, dtype=torch.bool)
+    asked.view(-1)[torch.randperm(32)[:N]] = True
+    return Past.of(item, asked)
+
+
+def met(past: Past, target: Tensor) -> Tensor:
+    """(N, V) what was met before each query, and is not its target, written down naively."""
+    found = torch.zeros(N, V, dtype=torch.bool)
+    for row in range(N):
+        for event in range(int(past.event[row]) + 1):
+            item = int(past.item[past.piece[row], event])
+            if item not in (0, int(target[row])):
+                found[row, item - 1] = True
+    return found
+
+
+@pytest.mark.parametrize("chunk_bytes", [4 * V * 5, 1 << 20])
+def test_what_was_met_before_is_not_among_what_the_target_is_told_from(chunk_bytes: int) -> None:
+    query, items, bias, target = made_up()
+    past = a_past()
+    scores = (query @ items.T + bias).masked_fill(met(past, target), -torch.inf)
+    expected = functional.cross_entropy(scores, target - 1)
+    found = unseen_cross_entropy(query, items, bias, target, past, chunk_bytes=chunk_bytes)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    for mine, naive in zip(
+        torch.autograd.grad(found, (query, items, bias)),
+        torch.autograd.grad(expected, (query, items, bias)),
+        strict=True,
+    ):
+        assert torch.allclose(mine, naive, atol=1e-6)
+
+
+def test_sampled_negatives_leave_out_what_was_met_too() -> None:
+    query, items, bias, target = made_up()
+    past, log_q = a_past(), torch.full((V,), 1 / V).log()
+    negatives = torch.arange(1, V + 1)
+    sampled = sampled_cross_entropy(query, items, bias, target, past, negatives=negatives, log_q=log_q)
+    exact = unseen_cross_entropy(query, items, bias, target, past)
+    assert sampled.item() == pytest.approx(exact.item(), rel=1e-5)

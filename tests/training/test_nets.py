@@ -14,7 +14,7 @@ from tests.training.sequence_nets import FEATURES, N_HISTORY, N_ITEMS, NETS, TEM
 from training.losses import draw_negatives, full_cross_entropy, sampled_cross_entropy
 from training.nets.scales import scale_names
 from training.nets.scan import linear_scan
-from training.nets.tempo import Tempo
+from training.nets.tempo import Tempo, TempoConfig
 from training.sequences import SequenceBatch, histories, pad, pieces, window_totals
 
 RECURRENT = ["lstm_seq2seq", "tempo"]
@@ -148,6 +148,20 @@ def test_a_score_of_tempo_is_the_sum_of_its_time_scales() -> None:
         assert parts.mean(dim=1).abs().max() < 1e-5, "over all items, no scale says anything"
 
 
+@pytest.mark.parametrize("config", [replace(TEMPO, decomposed=False), replace(TEMPO, n_scales=1)])
+def test_tempo_with_one_read_out_steps_as_it_was_trained(config: TempoConfig) -> None:
+    torch.manual_seed(0)
+    model, batch = Tempo(config).eval(), whole(n_events=20)
+    state = torch.zeros(3, config.n_state)
+    with torch.no_grad():
+        for at in range(20):
+            now = (batch.item[:, at], batch.kind[:, at], batch.gap_s[:, at], batch.value[:, at])
+            items, scores, state, *parts = model(*now, state)
+            expected = model.predict(batch, torch.full((3,), at))
+            assert (expected.gather(1, items - 1) - scores).abs().max() < 1e-5
+            assert parts == []
+
+
 def test_the_scales_of_tempo_have_names_that_follow_what_they_learnt() -> None:
     model = Tempo(TEMPO)
     assert model.parts == ("scale:minutes", "scale:hours", "scale:days", "scale:weeks")
@@ -155,6 +169,7 @@ def test_the_scales_of_tempo_have_names_that_follow_what_they_learnt() -> None:
         model.cells[-1].log_tau += 3.0  # type: ignore[operator]
     assert model.parts == ("scale:hours", "scale:days", "scale:weeks", "scale:months")
     assert Tempo(replace(TEMPO, n_scales=1)).parts == ()
+    assert Tempo(replace(TEMPO, decomposed=False)).parts == ()
     assert scale_names([60.0, 61.0, 62.0]) == ("scale:minutes", "scale:minutes-2", "scale:minutes-3")
 
 

@@ -6,8 +6,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -22,9 +23,17 @@ from stream.core.scales import DEFAULT_SCALES
 from stream.core.state import StateSpec
 from training.compare.task import ScoreRows, Task
 from training.config import SequenceTraining
-from training.export import example_inputs, write_bundle
+from training.export import RetrievalModel, example_inputs, write_bundle
 from training.fit import fit
-from training.losses import full_cross_entropy
+from training.fusion import fusion_inputs
+from training.losses import (
+    CatalogueLoss,
+    draw_negatives,
+    full_cross_entropy,
+    sampled_cross_entropy,
+    unseen_cross_entropy,
+)
+from training.nets.fusion import Fusion
 from training.sequence_models import (
     SequenceModel,
     batches_for,
@@ -36,8 +45,21 @@ from training.sequence_models import (
 )
 from training.sequences import SequenceBatch, UserSequences, pad, window_totals
 
-__all__ = ["N_HISTORY", "by_position", "score_in_steps", "score_with", "serve", "train_model"]
+__all__ = [
+    "N_HISTORY",
+    "N_NEGATIVES",
+    "Loss",
+    "by_position",
+    "score_in_steps",
+    "score_with",
+    "serve",
+    "serve_fusion",
+    "train_model",
+]
 
+Loss = Literal["full", "unseen", "sampled"]
+"""Over the whole catalogue; over what of it the user did not have; against negatives drawn by popularity from that."""
+N_NEGATIVES: Final = 256
 N_HISTORY: Final = 100
 """Events that models without state look back on: their record holds as many."""
 
@@ -47,12 +69,14 @@ def train_model(
     train: UserSequences,
     *,
     seed: int,
+    loss: Loss = "full",
     on_step: Callable[[int, int], None] | None = None,
     categories: Tensor | None = None,
 ) -> tuple[SequenceModel, float]:
     """Train to the end of the cycle.
 
     Args:
+        loss: see `Loss`.
         on_step: called with the steps taken and all that there will be.
         categories: (V,) category of each item from 1, 0 for none, for the models that can use them.
 
@@ -63,15 +87,32 @@ def train_model(
     model = build(settings, len(train.vocabulary), n_history=N_HISTORY, scales=DEFAULT_SCALES, categories=categories)
     epoch = batches_for(settings, train, n_history=N_HISTORY, scales=DEFAULT_SCALES, seed=seed)
     n_steps = settings.epochs * sum(1 for _ in epoch(0))
+    of_batch = _loss(loss, train)
     started = time.process_time()
     fit(
         model,
         epoch,
-        lambda batch: model.loss(batch, full_cross_entropy),
+        lambda batch: model.loss(batch, of_batch()),
         fit_config(settings, seed, patience=False),
         on_step=None if on_step is None else lambda done: on_step(done, n_steps),
     )
     return model, time.process_time() - started
+
+
+def _loss(name: Loss, train: UserSequences) -> Callable[[], CatalogueLoss]:
+    """What makes a batch's loss."""
+    if name == "full":
+        return lambda: full_cross_entropy
+    if name == "unseen":
+        return lambda: unseen_cross_entropy
+    count = np.bincount(train.item, minlength=len(train.vocabulary) + 1)[1:] + 1.0
+    log_q = torch.from_numpy(np.log(count / count.sum())).float()
+
+    def sampled() -> CatalogueLoss:
+        negatives = draw_negatives(log_q, N_NEGATIVES)
+        return partial(sampled_cross_entropy, negatives=negatives, log_q=log_q)
+
+    return sampled
 
 
 def score_with(model: SequenceModel, whole: UserSequences) -> ScoreRows:
@@ -130,24 +171,51 @@ def serve(settings: SequenceTraining, model: SequenceModel, vocabulary: list[str
     Returns:
         Microseconds an event in ONNX Runtime on one thread, in batches of 64, the best of many.
     """
-    inputs, n_state = inputs_of(settings), n_state_of(settings, model)
+    return _timed(
+        {
+            "module": model,
+            "inputs": inputs_of(settings),
+            "features": FeatureSpec(state=StateSpec(n_ring=N_HISTORY), n_history=N_HISTORY),
+            "space": "vocabulary",
+            "n_state": n_state_of(settings, model),
+            "parts": parts_of(model),
+        },
+        vocabulary,
+    )
+
+
+def serve_fusion(before: RetrievalModel, model: Fusion, features: FeatureSpec, vocabulary: list[str]) -> float:
+    """The same of a ranker and the sequence model that goes before it: both graphs together, features not counted."""
+    return _timed(
+        {
+            "module": model,
+            "inputs": fusion_inputs(features),
+            "features": features,
+            "space": "candidates",
+            "retrieval": before,
+        },
+        vocabulary,
+    )
+
+
+def _timed(what: dict[str, Any], vocabulary: list[str]) -> float:
     with tempfile.TemporaryDirectory(prefix="polytempo-compare-") as folder:
         path = Path(folder) / "bundle"
         write_bundle(
             path,
-            module=model,
-            inputs=inputs,
-            features=FeatureSpec(state=StateSpec(n_ring=N_HISTORY), n_history=N_HISTORY),
-            space="vocabulary",
             name="measured",
             version=1,
             training=TrainingWindow(0, 1, 0, "measurement", "polytempo compare"),
             vocabulary=vocabulary,
-            n_state=n_state,
-            parts=parts_of(model),
+            **what,
         )
-        scorer = load_bundle(path).scorer
-    rows = take_rows(example_inputs(scorer.inputs, n_rows=64, n_vocabulary=len(vocabulary)), 64)
+        bundle = load_bundle(path)
+    scorers = [each for each in (bundle.retriever, bundle.scorer) if each is not None]
+    return sum(_best_us(scorer, len(vocabulary)) for scorer in scorers)
+
+
+def _best_us(scorer: Any, n_vocabulary: int) -> float:
+    rows = take_rows(example_inputs(scorer.inputs, n_rows=64, n_vocabulary=n_vocabulary), 64)
     best_s = float("inf")
     for _ in range(60):
         started = time.perf_counter()

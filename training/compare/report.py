@@ -16,7 +16,7 @@ from training.backtest.charts import COLOURS, intervals
 from training.backtest.report import STYLE
 from training.backtest.significance import Interval, gains, paired_difference, share_interval
 from training.compare.baselines import BASELINES
-from training.compare.run import Result
+from training.compare.rows import Result
 from training.compare.task import K, Protocol
 
 __all__ = ["Entry", "markdown", "summarise", "write_files"]
@@ -139,7 +139,7 @@ def _gain(group: Sequence[Result], metric: str) -> NDArray[np.float64]:
 
 def _figures(group: Sequence[Result]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    for name in ("mrr_at_10", "coverage", "novelty", "us_per_event", "state_bytes", "train_s", "n_parameters"):
+    for name in ("mrr_at_10", "coverage", "novelty", "us_per_event", "state_bytes", "train_s", "n_parameters", "row_s"):
         values = [getattr(result.row, name) for result in group]
         found[name] = None if None in values else float(np.mean(values))
     return found

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from training.metrics.ties import places_by_score
 from training.sequences import UserSequences, leave_one_out, split_at
 
-__all__ = ["PROTOCOLS", "Found", "K", "Protocol", "ScoreRows", "Task", "inner", "look", "split"]
+__all__ = ["PROTOCOLS", "Found", "K", "Protocol", "ScoreRows", "Task", "inner", "judge", "look", "split"]
 
 K: Final = 10
 Protocol = Literal["loo", "time"]
@@ -51,6 +51,11 @@ class Task:
         """(R,) the user of each target."""
         return np.searchsorted(self.whole.start, self.rows, side="right") - 1
 
+    def predictable(self) -> NDArray[np.bool_]:
+        """(N,) the events of `whole` that are of a kind to be targets, whichever are held back."""
+        wanted = (self.whole.item > 0) & self.whole.positive
+        return wanted if self.repeats else wanted & _new_to_user(self.whole)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
@@ -63,6 +68,11 @@ class Found:
 
     place: NDArray[np.int64]
     lists: NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls, n_targets: int) -> Found:
+        """Nothing yet."""
+        return cls(np.zeros(n_targets, np.int64), np.full((n_targets, K), -1, np.int64))
 
 
 def split(
@@ -91,22 +101,27 @@ def look(task: Task, score: ScoreRows, *, max_length: int) -> Found:
     Args:
         max_length: events that a history has at most.
     """
-    place = np.zeros(len(task.rows), np.int64)
-    n_items = len(task.whole.vocabulary)
-    lists = np.full((len(task.rows), K), -1, np.int64)
+    found = Found.nothing(len(task.rows))
     for at, rows, spans in _contexts(task, max_length):
-        scores = score(rows, spans)
-        excluded = np.zeros(scores.shape, np.bool_) if task.repeats else _seen(task, rows)
-        place[at] = places_by_score(scores, task.whole.item[rows] - 1, excluded=excluded)
-        ranked = np.where(excluded, -np.inf, scores)
-        k = min(K, n_items)
-        best = np.argpartition(-ranked, k - 1, axis=1)[:, :k]
-        own = np.take_along_axis(ranked, best, axis=1)
-        order = np.argsort(-own, axis=1, kind="stable")
-        lists[at, :k] = np.where(
-            np.isneginf(np.take_along_axis(own, order, axis=1)), -1, np.take_along_axis(best, order, axis=1)
-        )
-    return Found(place, lists)
+        found.place[at], found.lists[at] = judge(task, rows, score(rows, spans))
+    return found
+
+
+def judge(
+    task: Task, rows: NDArray[np.int64], scores: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places (b,) of targets and the best items (b, K), see `Found`, by scores (b, V); -inf is no candidate."""
+    excluded = np.zeros(scores.shape, np.bool_) if task.repeats else _seen(task, rows)
+    place = places_by_score(scores, task.whole.item[rows] - 1, excluded=excluded)
+    ranked = np.where(excluded, -np.inf, scores)
+    k = min(K, scores.shape[1])
+    best = np.argpartition(-ranked, k - 1, axis=1)[:, :k]
+    own = np.take_along_axis(ranked, best, axis=1)
+    order = np.argsort(-own, axis=1, kind="stable")
+    missing = np.isneginf(np.take_along_axis(own, order, axis=1))
+    lists = np.full((len(rows), K), -1, np.int64)
+    lists[:, :k] = np.where(missing, -1, np.take_along_axis(best, order, axis=1))
+    return place, lists
 
 
 def _split(sequences: UserSequences, protocol: Protocol, cut: float, repeats: bool) -> Task:

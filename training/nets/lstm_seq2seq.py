@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.losses import CatalogueLoss
+from training.losses import CatalogueLoss, Past
 from training.nets.embedding import EventEmbedding, RMSNorm
 from training.nets.query import with_one
 from training.nets.scan import linear_scan
@@ -147,12 +147,14 @@ class LstmSeq2Seq(nn.Module):
         items = self.events.items.weight[1:]
         known = batch.target > 0
         query = (alpha[known].unsqueeze(-1) * queries[known]).sum(dim=-2)  # (N, d)
-        loss = catalogue_loss(query, items, self.bias, batch.target[known])
+        loss = catalogue_loss(query, items, self.bias, batch.target[known], Past.of(batch.item, known))
         targets = torch.cat([batch.target.unsqueeze(-1), batch.ahead], dim=-1)  # (B, T, H)
         n_decoders = targets.shape[-1]
         drawn = torch.randint(n_decoders, batch.target.shape, device=targets.device)
         own = (drawn.unsqueeze(-1) == torch.arange(n_decoders, device=targets.device)) & (targets > 0)
-        return loss + self.config.horizon_weight * catalogue_loss(queries[own], items, self.bias, targets[own])
+        past = Past.of(batch.item, own)
+        of_horizons = catalogue_loss(queries[own], items, self.bias, targets[own], past)
+        return loss + self.config.horizon_weight * of_horizons
 
     def predict(self, batch: SequenceBatch, at: Tensor) -> Tensor:
         """Scores (B, V) right after event `at` (B,) of each sequence."""

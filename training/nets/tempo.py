@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.losses import CatalogueLoss
+from training.losses import CatalogueLoss, Past
 from training.nets.embedding import EventEmbedding, RMSNorm
 from training.nets.scales import scale_names
 from training.nets.scan import linear_scan
@@ -57,6 +57,8 @@ class TempoConfig:
         d: width; the state has d floats for each scale.
         n_layers: one; a second found nothing more on a hundred thousand ratings.
         n_scales: with four, minutes, hours, days and weeks.
+        decomposed: whether each scale has a read-out of its own. False adds them up before one that is as large as all
+            of theirs: to know what the reasons cost. Its scores have no parts.
         shortest_s, longest_s: the ends of the spread of tau: a minute, sixty days.
         first_tick, last_tick: those of tick, from the fastest channel to the slowest.
         n_best: items given per event; enough that what the user has seen can be taken out of them.
@@ -67,12 +69,18 @@ class TempoConfig:
     d: int = 64
     n_layers: int = 1
     n_scales: int = 4
+    decomposed: bool = True
     shortest_s: float = 60.0
     longest_s: float = 60 * 86_400.0
     first_tick: float = 1 / 4
     last_tick: float = 1 / 256
     n_best: int = 100
     dropout: float = 0.2
+
+    @property
+    def n_readouts(self) -> int:
+        """Queries that a score is the sum of."""
+        return self.n_scales if self.decomposed else 1
 
     @property
     def n_state(self) -> int:
@@ -86,14 +94,14 @@ class Tempo(nn.Module):
     def __init__(self, config: TempoConfig) -> None:
         super().__init__()
         d, n_scales = config.d, config.n_scales
-        if 2 * d % n_scales != 0:
-            raise ValueError(f"{2 * d} channels of a SwiGLU do not fall into {n_scales} equal groups")
+        if 2 * d % config.n_readouts != 0:
+            raise ValueError(f"{2 * d} channels of a SwiGLU do not fall into {config.n_readouts} equal groups")
         self.config = config
         self.n_best = min(config.n_best, config.n_items)
         self.events = EventEmbedding(config.n_items, d)
         self.cells = nn.ModuleList(Cell(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(d)
-        self.gate = nn.Linear(d + n_scales, n_scales)
+        self.gate = nn.Linear(d + n_scales, config.n_readouts)
         self.final = RMSNorm(d)
         self.bias = nn.Parameter(torch.zeros(config.n_items))
         self.dropout = nn.Dropout(config.dropout)
@@ -116,7 +124,7 @@ class Tempo(nn.Module):
         queries, alpha, state = self.step(item, kind, gap_s, value, state)
         weighed = alpha.unsqueeze(-1) * queries  # (B, G, d)
         scores, index = torch.topk(self.logits(weighed.sum(dim=-2)), self.n_best)
-        if self.config.n_scales == 1:
+        if self.config.n_readouts == 1:
             return index + 1, scores, state
         items, bias = self._table()
         parts = items[index] @ weighed.transpose(1, 2) + bias[index].unsqueeze(-1) * alpha.unsqueeze(1)
@@ -127,7 +135,7 @@ class Tempo(nn.Module):
         queries, alpha, state = self.step(item, kind, gap_s, value, state)
         weight = alpha.unsqueeze(-1)
         asked = torch.cat([weight * queries, weight], dim=-1)  # (B, G, d + 1): a bias counts as much as its scale
-        return (asked.sum(dim=-2), state, asked) if self.config.n_scales > 1 else (asked.sum(dim=-2), state)
+        return (asked.sum(dim=-2), state, asked) if self.config.n_readouts > 1 else (asked.sum(dim=-2), state)
 
     def ranked_by(self) -> tuple[Tensor, Tensor]:
         """What `ask` is compared with: items (V, d) and their biases (V,)."""
@@ -167,7 +175,7 @@ class Tempo(nn.Module):
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the scales, by the time constants that their channels have learnt; none for a single one."""
-        if self.config.n_scales == 1:
+        if self.config.n_readouts == 1:
             return ()
         log_tau = cast("Cell", self.cells[-1]).log_tau.detach().reshape(self.config.n_scales, -1)
         return scale_names(torch.exp(log_tau.mean(dim=1)).tolist())
@@ -177,7 +185,8 @@ class Tempo(nn.Module):
         queries, alpha = self.sequence(batch)
         known = batch.target > 0
         query = (alpha[known].unsqueeze(-1) * queries[known]).sum(dim=-2)  # (N, d)
-        return catalogue_loss(query, self.events.items.weight[1:], self.bias, batch.target[known])
+        items, past = self.events.items.weight[1:], Past.of(batch.item, known)
+        return catalogue_loss(query, items, self.bias, batch.target[known], past)
 
     def predict(self, batch: SequenceBatch, at: Tensor) -> Tensor:
         """Scores (B, V) right after event `at` (B,) of each sequence."""
@@ -222,9 +231,10 @@ class Cell(nn.Module):
         self.out = nn.Parameter(torch.eye(d).repeat(n_scales, 1, 1))
         self.skip = nn.Parameter(torch.ones(d))
         self.norm_wide = RMSNorm(d)
-        n_wide = 2 * d // n_scales
-        self.wide = nn.Parameter(torch.randn(n_scales, d, 2 * n_wide) * d**-0.5)
-        self.narrow = nn.Parameter(torch.randn(n_scales, n_wide, d) * 0.3 * (2 * d) ** -0.5)
+        n_wide = 2 * d // config.n_readouts
+        self.n_readouts = config.n_readouts
+        self.wide = nn.Parameter(torch.randn(config.n_readouts, d, 2 * n_wide) * d**-0.5)
+        self.narrow = nn.Parameter(torch.randn(config.n_readouts, n_wide, d) * 0.3 * (2 * d) ** -0.5)
         # It starts as moving averages of items: what goes in comes out, and gates are open.
         nn.init.eye_(self.value.weight)
         for gate in (self.write, self.forget, self.show):
@@ -266,12 +276,14 @@ class Cell(nn.Module):
         return new
 
     def _out(self, c: Tensor, value: Tensor, s: Tensor, dropout: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """c, value (..., d), s (..., G, d) -> scales (..., G, d), the log of their sizes (..., G)."""
+        """c, value (..., d), s (..., G, d) -> read-outs (..., G or 1, d), the log of the scales' sizes (..., G)."""
         size = s.square().mean(dim=-1, keepdim=True) + 1e-4
         y = s * torch.rsqrt(size) * self.gain.reshape(self.n_scales, -1)
         y = dropout(y) if dropout is not None else y
         y = y * functional.silu(self.show(c)).reshape(s.shape)
-        r = (self.skip * value).unsqueeze(-2) + _by_group(y, self.out)
+        y = _by_group(y, self.out)
+        y = y if self.n_readouts == self.n_scales else y.mean(dim=-2, keepdim=True)
+        r = (self.skip * value).unsqueeze(-2) + y
         signal, gate = _by_group(self.norm_wide(r), self.wide).chunk(2, dim=-1)
         r = r + _by_group(signal * functional.silu(gate), self.narrow)
         return r, torch.log(size.squeeze(-1)) / 4

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.losses import CatalogueLoss
+from training.losses import CatalogueLoss, Past
 from training.nets.embedding import GAPS_S, EventEmbedding, RMSNorm
 from training.nets.query import with_one
 from training.sequences import SequenceBatch, histories
@@ -115,7 +115,8 @@ class Transformer(nn.Module):
     def loss(self, batch: SequenceBatch, catalogue_loss: CatalogueLoss) -> Tensor:
         """Of predicting each event's next item."""
         known = batch.target > 0
-        return catalogue_loss(self.sequence(batch)[known], self.events.items.weight[1:], self.bias, batch.target[known])
+        items, past = self.events.items.weight[1:], Past.of(batch.item, known)
+        return catalogue_loss(self.sequence(batch)[known], items, self.bias, batch.target[known], past)
 
     def predict(self, batch: SequenceBatch, at: Tensor) -> Tensor:
         """Scores (B, V) right after event `at` (B,) of each sequence, from the history that would be served."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace as changed
 
 from stream.cli.main import main
 from tests.training.compare.ratings import sequences, write_log
+from training.compare.contenders import Contender, Options, ablations
+from training.compare.fused import FUSION
 from training.compare.models import score_in_steps, score_with, train_model
 from training.compare.report import markdown, summarise
-from training.compare.run import Options, Result, Row, ablations, compare, contenders
+from training.compare.rows import Result, Row
+from training.compare.run import compare
 from training.compare.task import look, split
-from training.config import LstmTraining, MovingAverageTraining, TempoTraining
+from training.config import LstmTraining, MovingAverageTraining, TempoTraining, TransformerTraining
 
 SMALL = """
 [moving_average]
@@ -30,6 +33,10 @@ epochs = 1
 [tempo]
 d = 8
 epochs = 1
+[fusion]
+d = 8
+epochs = 1
+ranker = { epochs = 1 }
 """
 TEMPO = TempoTraining(d=8, epochs=2, length=8)
 
@@ -50,39 +57,67 @@ def test_every_model_has_its_row_and_finished_ones_are_not_made_again(
     log: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    asked = ["compare", "--data", str(log), "--config", str(config), "--out", str(out), "--protocol", "loo", "--json"]
+    asked = ["compare", "--data", str(log), "--config", str(config), "--out", str(out), "--processes", "1"]
+    asked += ["--not-served", "--json"]
     assert main(asked) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])
-    models = ["moving_average", "lstm_seq2seq", "transformer", "tempo"]
-    assert [row["model"] for row in rows] == ["popularity", "popularity_1h", "co_visitation", "last_repeat", *models]
+    baselines = ["popularity", "popularity_1h", "co_visitation", "last_repeat"]
+    models = [*baselines, "moving_average", "lstm_seq2seq", "transformer", "tempo", "fusion"]
+    assert [(row["protocol"], row["model"]) for row in rows] == [
+        (protocol, model) for protocol in ("loo", "time") for model in models
+    ]
     for row in rows:
         assert {"hr_at_10", "ndcg_at_10", "us_per_event", "state_bytes", "train_s", "coverage", "novelty"} <= set(row)
         assert 0 <= row["ndcg_at_10"] <= row["hr_at_10"] <= 1
         assert row["ndcg_interval"][0] <= row["ndcg_at_10"] <= row["ndcg_interval"][1]
-    assert rows[-1]["us_per_event"] > 0
     assert rows[-1]["state_bytes"] > 0
     assert json.loads((out / "table.json").read_text()) == rows
     assert "leave-one-out" in (out / "table.md").read_text()
+    assert "global time" in (out / "table.md").read_text()
     assert "<svg" in (out / "comparison.html").read_text()
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("this row was finished")
 
-    monkeypatch.setattr("training.compare.run.train_model", never)
+    monkeypatch.setattr("training.compare.jobs.train_model", never)
+    monkeypatch.setattr("training.compare.jobs.fuse", never)
     assert main(asked) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == rows
+
+
+def test_models_and_the_fusion_are_timed_as_they_are_served() -> None:
+    fusion = changed(FUSION, d=8, epochs=1, ranker=changed(FUSION.ranker, epochs=1))
+    rows = results([Contender("popularity"), Contender("tempo", TEMPO), Contender("fusion", fusion)], Options(("loo",)))
+    assert rows[0].row.us_per_event is None
+    assert all((result.row.us_per_event or 0) > 0 for result in rows[1:])
+
+
+def results(wanted: list[Contender], options: Options, folder: Path | None = None, processes: int = 1) -> list[Result]:
+    *_, last = compare(sequences(), wanted, options, folder=folder, processes=processes)
+    return last
 
 
 def test_other_settings_are_another_row(tmp_path: Path) -> None:
     options = Options(protocols=("loo",), served=False)
     settings = MovingAverageTraining(d=8, epochs=1, length=8)
-    other = msgspec.structs.replace(settings, epochs=2)
-    (first,) = compare(sequences(), contenders([settings])[-1:], options, folder=tmp_path)
-    (again,) = compare(sequences(), contenders([settings])[-1:], options, folder=tmp_path)
-    (changed,) = compare(sequences(), contenders([other])[-1:], options, folder=tmp_path)
-    assert [each.kept for each in (first, again, changed)] == [False, True, False]
+    other = changed(settings, epochs=2)
+    (first,) = results([Contender("it", settings)], options, tmp_path)
+    (again,) = results([Contender("it", settings)], options, tmp_path)
+    (another,) = results([Contender("it", other)], options, tmp_path)
+    assert [each.kept for each in (first, again, another)] == [False, True, False]
     assert again.row == first.row
     assert (again.place == first.place).all()
+
+
+def test_processes_side_by_side_make_the_same_table(tmp_path: Path) -> None:
+    wanted = [Contender("popularity"), Contender("tempo", TEMPO), Contender("co_visitation")]
+    options = Options(protocols=("loo",), served=False)
+    alone, together = results(wanted, options), results(wanted, options, tmp_path, processes=2)
+    assert [each.row.model for each in together] == ["popularity", "tempo", "co_visitation"]
+    for one, other in zip(alone, together, strict=True):
+        assert one.row.ndcg_at_10 == other.row.ndcg_at_10
+        assert (one.place == other.place).all()
+    assert all(each.kept for each in results(wanted, options, tmp_path))
 
 
 @pytest.mark.parametrize("settings", [TEMPO, LstmTraining(d=8, epochs=2, length=8)])
@@ -97,16 +132,31 @@ def test_event_by_event_a_model_finds_what_it_finds_all_at_once(settings: TempoT
 
 
 def test_ablations_share_the_weights_that_are_the_same() -> None:
-    rows = list(compare(sequences(), ablations(TEMPO), Options(protocols=("loo",), served=False)))
-    assert [result.row.model for result in rows] == [
+    small = {
+        "tempo": TEMPO,
+        "transformer": TransformerTraining(d=8, epochs=1, length=8),
+        "fusion": changed(FUSION, d=8, epochs=1, ranker=changed(FUSION.ranker, epochs=1)),
+    }
+    rows = results(ablations(small), Options(protocols=("loo",), served=False))
+    of = {result.row.model: result for result in rows}
+    assert list(of) == [
         "tempo",
         "tempo, event by event",
         "tempo, event by event, state in fp16",
         "tempo, one scale",
+        "tempo, one read-out for all scales",
         "tempo, time by position",
+        "tempo, loss over seen items too",
+        "fusion",
+        "fusion, without live item statistics",
+        "fusion, without the sequence model's score",
+        "transformer",
+        "transformer, 256 sampled negatives",
     ]
     assert rows[0].row.train_s == rows[1].row.train_s == rows[2].row.train_s
     assert (rows[0].place == rows[1].place).all()
+    assert [each.row.state_bytes for each in rows[1:3]] == [2 * rows[0].row.state_bytes, rows[0].row.state_bytes]
+    assert of["fusion"].row.train_s == of["fusion, without live item statistics"].row.train_s
 
 
 def result(model: str, place: list[int], seed: int = 0) -> Result:
