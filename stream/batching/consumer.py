@@ -260,6 +260,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             found.append(Standing(tp.partition, done, end, state.timestamp, waiting))
         return found
 
+    def committed(self, tp: TP) -> int:
+        """Below this offset nothing is read again; 0 where nothing is known to be committed."""
+        return self._committed_offset.get(tp) or 0
+
     def on_applied(self, ledger: Ledger) -> None:
         """One waiting batch of `ledger` is fully applied: there may be room again."""
         ledger.n_waiting -= 1

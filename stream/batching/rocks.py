@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import rocksdict
@@ -15,6 +15,8 @@ from stream.errors import PolytempoError
 __all__ = ["RocksStore"]
 
 _N_KEYS: Final = "rocksdb.estimate-num-keys"
+_PART: Final = 256
+"""Records that are read at once."""
 _MANY: Final = 100
 """Erased keys of a partition beyond which rewriting all of its files at once is cheaper."""
 
@@ -40,6 +42,22 @@ class RocksStore(rocksdb.Store):  # type: ignore[misc]
         """Keys held, over all partitions that are open: RocksDB's own estimate."""
         n = sum(db.property_int_value(_N_KEYS) or 0 for db in self._dbs.values())
         return max(n - len(self._dbs), 0)  # each holds the changelog's offset too
+
+    def walk(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """By key, a part at a time: an iterator that lives on would keep files, and outlive the database."""
+        begin = b""
+        while (db := self._dbs.get(partition)) is not None:
+            found = db.iter()
+            found.seek(begin)
+            part: list[tuple[bytes, bytes]] = []
+            while found.valid() and len(part) < _PART:
+                part.append((found.key(), found.value()))
+                found.next()
+            del found
+            yield from (pair for pair in part if pair[0] != self.offset_key)
+            if len(part) < _PART:
+                return
+            begin = part[-1][0] + b"\0"
 
     def get_many(self, partition: int, keys: Iterable[bytes]) -> list[bytes | None]:
         get = self._db_for_partition(partition).get

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 import faust
@@ -80,6 +80,13 @@ class MemoryStore(memory.Store[bytes, bytes]):  # type: ignore[misc]
 
     async def tidy(self) -> None:
         """Nothing to do: what is erased in memory is gone."""
+
+    def walk(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """The records that there are now, later as they are by then; what goes meanwhile is left out."""
+        for key in list(self.by_partition.get(partition, ())):
+            value = self.by_partition.get(partition, {}).get(key)
+            if value is not None:
+                yield key, value
 
     def get_many(self, partition: int, keys: Iterable[bytes]) -> list[bytes | None]:
         get = self.partition(partition).get
@@ -196,6 +203,10 @@ class BatchTable(faust.Table):  # type: ignore[misc]
     async def writer(self, partition: int, generation: int) -> Writer:
         """What signs changelog records of this partition; FencedError if it is not ours in this generation."""
         return await self._fences.writer(partition, generation)
+
+    def walk(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of a partition's store, while it changes: no key twice, and each that stays."""
+        return self.data.walk(partition)  # type: ignore[no-any-return]
 
     def n_keys(self) -> int:
         """Keys in the store, over all partitions that are held; an estimate for one on disk."""

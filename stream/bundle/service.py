@@ -111,21 +111,25 @@ class Service:
         return f"experiment {self.experiment.name} ({each})"
 
 
-def load_service(path: Path | str, *, n: int | None = None, seen: str | None = None) -> Service:
+def load_service(
+    path: Path | str, *, n: int | None = None, seen: str | None = None, forget_after_ms: int = 0
+) -> Service:
     """Load a bundle folder, what a channel points to, or all bundles of an experiment file.
 
     Args:
         path: folder or file.
         n, seen: replace what bundles say; what a variant of an experiment says itself stands.
+        forget_after_ms: see `stream.core.seam.Policy`.
 
     Raises:
         BundleError: a file or bundle is refused, or the bundles of an experiment cannot share one fold; the message
             says what differs.
     """
     path = Path(path)
+    rules = _Rules(n, seen, forget_after_ms)
     if path.is_dir() or not is_experiment(path):
         bundle = load_bundle(resolve(path))
-        return Service(None, None, (Arm(DEFAULT_VARIANT, bundle, _policy(bundle, n, seen)),))
+        return Service(None, None, (Arm(DEFAULT_VARIANT, bundle, rules.policy(bundle)),))
     experiment = read_experiment(path)
     loaded: dict[Path, Bundle] = {}
 
@@ -135,8 +139,8 @@ def load_service(path: Path | str, *, n: int | None = None, seen: str | None = N
             loaded[folder] = load_bundle(folder)
         return loaded[folder]
 
-    arms = tuple(_arm(experiment, each, load(each.bundle), n, seen) for each in experiment.variants)
-    shadows = tuple(_shadow(each, load(each.bundle), n, seen) for each in experiment.shadows)
+    arms = tuple(_arm(experiment, each, load(each.bundle), rules) for each in experiment.variants)
+    shadows = tuple(_shadow(each, load(each.bundle), rules) for each in experiment.shadows)
     first = arms[0].bundle
     for other in (*(arm.bundle for arm in arms[1:]), *(shadow.bundle for shadow in shadows)):
         differences = unshared(first.features, other.features)
@@ -152,19 +156,31 @@ def load_service(path: Path | str, *, n: int | None = None, seen: str | None = N
     return Service(experiment, assignment, arms, shadows)
 
 
-def _arm(experiment: Experiment, variant: Variant, bundle: Bundle, n: int | None, seen: str | None) -> Arm:
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What whoever serves says of policies; None leaves it to the bundle."""
+
+    n: int | None
+    seen: str | None
+    forget_after_ms: int
+
+    def policy(
+        self, bundle: Bundle, n: int | None = None, seen: str | None = None, exploration: Exploration | None = None
+    ) -> Policy:
+        """A bundle's, where a variant says nothing else."""
+        own = bundle.manifest.policy
+        n, seen = n or self.n, seen or self.seen
+        return Policy(own.n if n is None else n, own.seen if seen is None else seen, exploration, self.forget_after_ms)
+
+
+def _arm(experiment: Experiment, variant: Variant, bundle: Bundle, rules: _Rules) -> Arm:
     rule = variant.exploration
     how = None if rule is None else rule.salted(f"{experiment.salt_of_users}/{variant.name}")
-    return Arm(variant.name, bundle, _policy(bundle, variant.n or n, variant.seen or seen, how))
+    return Arm(variant.name, bundle, rules.policy(bundle, variant.n, variant.seen, how))
 
 
-def _shadow(shadow: Shadow, bundle: Bundle, n: int | None, seen: str | None) -> ShadowArm:
-    return ShadowArm(bundle, _policy(bundle, shadow.n or n, shadow.seen or seen), shadow.sample)
-
-
-def _policy(bundle: Bundle, n: int | None, seen: str | None, exploration: Exploration | None = None) -> Policy:
-    own = bundle.manifest.policy
-    return Policy(own.n if n is None else n, own.seen if seen is None else seen, exploration)
+def _shadow(shadow: Shadow, bundle: Bundle, rules: _Rules) -> ShadowArm:
+    return ShadowArm(bundle, rules.policy(bundle, shadow.n, shadow.seen), shadow.sample)
 
 
 class ServiceWatcher:

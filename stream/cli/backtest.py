@@ -56,6 +56,7 @@ def backtest(
     delay: Annotated[list[str] | None, Parameter(group=CONDITIONS)] = None,
     own_statistics: Annotated[list[int] | None, Parameter(group=CONDITIONS)] = None,
     staleness: Annotated[bool, Parameter(group=CONDITIONS)] = False,
+    forget_after: Annotated[str | None, Parameter(group=CONDITIONS)] = None,
     every_event: Annotated[bool, Parameter(group=CONDITIONS)] = False,
     at: Annotated[Literal["event", "target"], Parameter(group=CONDITIONS)] = "event",
     fading: Annotated[Literal["half-life", "e-fold"], Parameter(group=CONDITIONS)] = "half-life",
@@ -104,6 +105,7 @@ def backtest(
         where: Judge only events with this context, FIELD=VALUE; may be repeated.
         k: Length of the lists.
         seen: What of the user's past is not recommended again. Left out: what each bundle says.
+        forget_after: As the workers' --forget-after, if they have it.
         period: Age of the item statistics at most.
         delay: How much older they are besides; once for each that is compared.
         own_statistics: Number of workers that each keep statistics of their own partition only; may be repeated.
@@ -172,7 +174,13 @@ def backtest(
     if at == "target":
         material, targets = asked_at_targets(material, targets)
     conditions = Conditions(
-        k=k, period_ms=parse_duration_ms(period), batch_size=batch, every_event=every_event, seen=seen, fading=fading
+        k=k,
+        period_ms=parse_duration_ms(period),
+        batch_size=batch,
+        every_event=every_event,
+        seen=seen,
+        fading=fading,
+        forget_after_ms=0 if forget_after is None else parse_duration_ms(forget_after),
     )
     if staleness:
         delay, own_statistics = delay or list(DELAYS), own_statistics or list(WORKERS)

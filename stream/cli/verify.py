@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from stream.cli.console import people, print_json, progress, results
-from stream.cli.options import KafkaOptions
+from stream.cli.options import KafkaOptions, parse_duration_ms
 from stream.cli.replaying import read_answers
 from stream.errors import PolytempoError
 from stream.kafka.topics import TopicNames
@@ -26,6 +26,7 @@ def verify(
     events: str = "events",
     n: int | None = None,
     seen: Literal["session", "history", "none"] | None = None,
+    forget_after: str | None = None,
     explain: int = 10,
     at_least: float = 0.0,
     json: bool = False,
@@ -55,6 +56,7 @@ def verify(
         events: Topic that the workers read.
         n: What the workers were started with as --n, if they were.
         seen: What the workers were started with as --seen, if they were.
+        forget_after: What the workers were started with as --forget-after, if they were.
         explain: Differences that are explained at most; each takes as long as reading the item activity again.
         at_least: Exit with 1 if a smaller share is identical.
         json: Print one line at the end: {"identical": share, "n": …, "max_score_difference": …, …}.
@@ -68,7 +70,11 @@ def verify(
     settings, names = connection.settings(), TopicNames(connection.prefix)
     if not bundle and not experiment:
         raise PolytempoError("nothing is named to compare with.", "Name bundles with --bundle, or an --experiment.")
-    services = [load_service(path, n=n, seen=seen) for path in (*(bundle or ()), *(experiment or ()))]
+    silence_ms = 0 if forget_after is None else parse_duration_ms(forget_after)
+    services = [
+        load_service(path, n=n, seen=seen, forget_after_ms=silence_ms)
+        for path in (*(bundle or ()), *(experiment or ()))
+    ]
     with progress(unit="recommendations", transient=True) as bar:
         with TopicReader(settings) as reader:
             answers = read_answers(reader, names, bar, since=since, until=until, sample=sample)

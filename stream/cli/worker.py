@@ -40,6 +40,7 @@ def worker(
     watch_bundle: str = "2s",
     session: str = "10s",
     standbys: int = 1,
+    forget_after: str | None = None,
     drift_window: str = "1d",
     log_level: Literal["debug", "info", "warning", "error"] = "warning",
     log_format: Literal["text", "json"] = "text",
@@ -81,6 +82,8 @@ def worker(
             allow no less than 6s unless told otherwise.
         standbys: How many other workers hold a copy of each user's state, so that they can take over at once. With 0
             the changelog is read first; a copy costs as much memory as the states themselves.
+        forget_after: Users without events for so long, in event time, as in 400d, are removed from states and
+            changelog, and who comes back begins anew. Replays of these topics need the same. Left out: states stay.
         drift_window: How far back features and scores are held against those of the bundle's training window.
         log_level: What is logged to standard error.
         log_format: Log lines for people, or one JSON object each, with everything else that goes to standard error.
@@ -120,6 +123,7 @@ def worker(
         watch_s=parse_duration_ms(watch_bundle) / 1000,
         session_s=parse_duration_ms(session) / 1000,
         standbys=standbys,
+        forget_after_ms=0 if forget_after is None else parse_duration_ms(forget_after),
         drift_window_s=parse_duration_ms(drift_window) / 1000,
         n_items=n,
         seen=seen,
@@ -188,6 +192,8 @@ def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:
         "late": counters.n_late,
         "impressions": counters.n_impressions,
         "forgotten": counters.n_forgotten,
+        "returned": counters.n_returned,
+        "removed": counters.n_removed,
         "dead_letters": counters.dead_letters,
         "shadow": asdict(serving.shadow_counters),
     }

@@ -91,6 +91,8 @@ class Arms:
             differences = unshared(first, other.spec)
             if differences:
                 raise ValueError("; ".join(differences))
+            if other.policy.forget_after_ms != self.recommenders[0].policy.forget_after_ms:
+                raise ValueError("recommenders that share records forget them after the same time")
         width = max(each.n_state for each in self.recommenders)
         self.state_spec: Final[StateSpec] = replace(first.state, n_model=width)
 

@@ -65,6 +65,8 @@ class Folded:
     """(B, S) context values of the event before it in the session; 0 for none and for late events."""
     gap_s: NDArray[np.float32]
     """(B,) seconds since the user's newest event before this one; 0 for the first and for late ones."""
+    anew: NDArray[np.bool_]
+    """(B,) whether the event found a record that was too old: for it and after it the user is a new one."""
     earlier: NDArray[np.int32]
     """(B,) the row of the same user's last event before this one in the batch that changed the record, -1 for none."""
 
@@ -76,8 +78,16 @@ def fold(
     *,
     source: int | NDArray[np.uint32],
     weights: NDArray[np.float32],
+    forget_after_ms: int = 0,
 ) -> Folded:
     """Apply a batch to its users' records.
+
+    With `forget_after_ms`, a user who comes back more than that after the newest event of the record begins as a new
+    one. Only the user's own times decide, so it does not matter who else there is, nor whether the record was removed
+    meanwhile:
+
+        record's newest event   |---- forget_after_ms ----|
+        event                                      same ^ | ^ anew, and what was known goes
 
     Args:
         spec: the layout of the records.
@@ -85,6 +95,7 @@ def fold(
         batch: B events; those of a user come from one partition, in offset order.
         source: `source_key` of the partition, or (U,) of each user's.
         weights: (256,) weight by kind, see `EventTypes.weight_table`; kinds at or below 0 lead to no item.
+        forget_after_ms: the silence after which nothing of a user is known any more; 0 for never.
 
     Raises:
         ValueError: records and users differ in number, or an event's kind or context fields have no place in a record.
@@ -107,6 +118,7 @@ def fold(
         previous=np.zeros((n_events, N_PREVIOUS), np.uint64),
         previous_segments=np.zeros((n_events, n_segments), np.uint32),
         gap_s=np.zeros(n_events, np.float32),
+        anew=np.zeros(n_events, np.bool_),
         earlier=np.full(n_events, -1, np.int32),
     )
     if n_events == 0:
@@ -123,6 +135,7 @@ def fold(
         np.full(n_users, source, np.uint32) if isinstance(source, int) else source,
         weights,
         spec.session_gap_ms,
+        forget_after_ms,
         spec.bucket_ms,
         spec.n_buckets,
         _bytes_of(new),
@@ -154,6 +167,7 @@ def fold(
         folded.previous,
         folded.previous_segments,
         folded.gap_s,
+        folded.anew,
         folded.earlier,
     )
     if unknown >= 0:
@@ -178,6 +192,7 @@ def _fold(
     source: Any,
     weights: Any,
     session_gap_ms: Any,
+    forget_after_ms: Any,
     bucket_ms: Any,
     n_buckets: Any,
     raw: Any,
@@ -209,6 +224,7 @@ def _fold(
     previous: Any,
     previous_segments: Any,
     gap_s: Any,
+    anew: Any,
     earlier: Any,
 ) -> Any:
     """Returns the first kind that the windows have no counter for, with nothing done; -1 if there is none."""
@@ -228,6 +244,16 @@ def _fold(
             outcome[row] = REPLAYED
             raw_after[row] = raw[u]
             continue
+        if forget_after_ms > 0 and last_ms[u] != NEVER_MS and ts - last_ms[u] > forget_after_ms and kind[row] != FORGET:
+            anew[row] = True
+            if kind[row] == REQUEST:  # it changes nothing: an event that is late may still find the record
+                outcome[row] = REQUESTED
+                raw_after[row] = raw_blank
+                earlier[row] = last_row[u]
+                continue
+            applied, offsets = s_source[u].copy(), s_source_offset[u].copy()
+            raw[u] = raw_blank
+            s_source[u], s_source_offset[u] = applied, offsets  # so that what is read again stays a replay
         if last_ms[u] != NEVER_MS and ts > last_ms[u] and kind[row] != FORGET:
             gap_s[row] = (ts - last_ms[u]) / 1000.0
         if kind[row] == REQUEST:

@@ -89,15 +89,19 @@ class Policy:
         n: items of a recommendation, unless a request asks for another number.
         seen: what of the user's past is not recommended again, see SEEN_POLICIES.
         exploration: how lists are drawn; None for the best items in their order.
+        forget_after_ms: the silence, in event time, after which a user who comes back is a new one; 0 for never.
     """
 
     n: int = 10
     seen: str = "session"
     exploration: Exploration | None = None
+    forget_after_ms: int = 0
 
     def __post_init__(self) -> None:
         if self.seen not in SEEN_POLICIES:
             raise ValueError(f"the seen policy is one of {', '.join(SEEN_POLICIES)}, not {self.seen!r}")
+        if self.forget_after_ms < 0:
+            raise ValueError(f"nobody is silent for {self.forget_after_ms} ms")
         if self.n < 1:
             raise ValueError(f"a recommendation needs at least one item, not {self.n}")
 
@@ -203,7 +207,14 @@ class Recommender:
         The values of its events are as the features' specification prepares them; so they are in `recommend`.
         """
         spec = self.state_spec if spec is None else spec
-        return fold(spec, states, batch, source=source_keys(parts), weights=self._weights)
+        return fold(
+            spec,
+            states,
+            batch,
+            source=source_keys(parts),
+            weights=self._weights,
+            forget_after_ms=self.policy.forget_after_ms,
+        )
 
     def recommend(
         self,
@@ -379,7 +390,7 @@ class Recommender:
         # Arranged by wave once, so that each wave is a slice: where users come in bursts, waves are many and small.
         order = np.argsort(wave_of[rows], kind="stable")
         arranged = {name: column[order] for name, column in inputs.items()}
-        who, write = batch.user[rows[order]], changes[rows[order]]
+        who, write, anew = batch.user[rows[order]], changes[rows[order]], folded.anew[rows[order]]
         n_waves = int(wave_of.max(initial=-1)) + 1
         ends = np.searchsorted(wave_of[rows[order]], np.arange(n_waves + 1)).tolist()
         scored: list[dict[str, NDArray[Any]]] = []
@@ -387,7 +398,9 @@ class Recommender:
             if first < end:
                 users_here, write_here = who[first:end], write[first:end]
                 given = {name: column[first:end] for name, column in arranged.items()}
-                outputs = self._step_model(given, stored[users_here])
+                before = stored[users_here]
+                before[anew[first:end]] = 0
+                outputs = self._step_model(given, before)
                 stored[users_here[write_here]] = outputs.pop("state")[write_here]
                 scored.append(outputs)
             if erases.any():

@@ -30,6 +30,8 @@ __all__ = [
     "copied",
     "decode_states",
     "encode_state",
+    "last_offset",
+    "newest_ms",
     "window_counts",
     "window_sums",
 ]
@@ -223,6 +225,26 @@ def decode_states(spec: StateSpec, stored: Sequence[bytes | None]) -> States:
     return states
 
 
+def newest_ms(raw: bytes) -> int:
+    """The time of the newest event in a stored record, of whatever layout; NEVER_MS where there is none."""
+    return int.from_bytes(raw[_NEWEST : _NEWEST + 8], "little", signed=True)
+
+
+def last_offset(raw: bytes, key: int) -> int:
+    """The last offset of an input partition that a stored record of any layout holds; -1 where it holds none.
+
+    Args:
+        key: `stream.core.fold.source_key` of the partition.
+
+    Raises:
+        StateError: see `decode_states`.
+    """
+    record = _as_written(raw)[0]
+    held = np.flatnonzero(record["source"] == key)
+    return int(record["source_offset"][held[0]]) if len(held) > 0 else -1
+
+
+_NEWEST = int(StateSpec().dtype.fields["last_ms"][1])  # type: ignore[index]  # before it all fields have one size
 _HEADER = np.dtype([("version", "<u2"), ("n_model", "<u2"), ("layout", "<u4"), ("sizes", "u1", (6,))])
 
 
@@ -234,18 +256,8 @@ def _migrate(spec: StateSpec, state: States, raw: bytes) -> None:
     already forgotten. Recurrent state keeps its owner's tag if all of it fits; else it is left to be rebuilt from the
     ring.
     """
-    if len(raw) < _HEADER.itemsize:
-        raise StateError(f"a stored state of {len(raw)} bytes is too short to have a header")
-    header = np.frombuffer(raw, _HEADER, 1)[0]
-    if int(header["version"]) != RECORD_VERSION:
-        raise StateError(f"a stored state has version {int(header['version'])}, this program reads {RECORD_VERSION}")
-    sizes = [int(size) for size in header["sizes"]]
-    if min(sizes) < 1:
-        raise StateError(f"a stored state has the impossible sizes {sizes} in its header")
-    dtype = _dtype(*sizes, int(header["n_model"]))
-    if dtype.itemsize != len(raw):
-        raise StateError(f"a stored state of {len(raw)} bytes says in its header that it has {dtype.itemsize}")
-    old = np.frombuffer(raw, dtype, 1)
+    old = _as_written(raw)
+    header, sizes = old[0], [int(size) for size in old["sizes"][0]]
     for field in ("session_start_ms", "first_ms", "last_ms", "n_events", "n_late", "segment"):
         state[field] = old[field]
     state["session_length"] = np.minimum(old["session_length"], spec.n_ring)
@@ -269,6 +281,23 @@ def _migrate(spec: StateSpec, state: States, raw: bytes) -> None:
         state["count"][..., :n] = old["count"][..., :n]
     else:
         _recount(spec, state)
+
+
+def _as_written(raw: bytes) -> States:
+    """(1,) a stored record in its own layout, as its header tells it; StateError where it is none."""
+    if len(raw) < _HEADER.itemsize:
+        raise StateError(f"a stored state of {len(raw)} bytes is too short to have a header")
+    header = np.frombuffer(raw, _HEADER, 1)[0]
+    if int(header["version"]) != RECORD_VERSION:
+        raise StateError(f"a stored state has version {int(header['version'])}, this program reads {RECORD_VERSION}")
+    sizes = [int(size) for size in header["sizes"]]
+    if min(sizes) < 1:
+        raise StateError(f"a stored state has the impossible sizes {sizes} in its header")
+    dtype = _dtype(*sizes, int(header["n_model"]))
+    if dtype.itemsize != len(raw):
+        raise StateError(f"a stored state of {len(raw)} bytes says in its header that it has {dtype.itemsize}")
+    written: States = np.frombuffer(raw, dtype, 1)
+    return written
 
 
 def _recount(spec: StateSpec, state: States) -> None:

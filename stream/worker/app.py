@@ -49,6 +49,7 @@ from stream.wire.userkeys import UserKeys
 from stream.worker.follower import Follower, Refresh
 from stream.worker.observed import Observed, Observing
 from stream.worker.processor import Counters, Fetched, Output, Processor, letter_key
+from stream.worker.retention import Retention
 from stream.worker.shadow import ShadowCounters, Shadows
 from stream.worker.vitals import Vitals
 
@@ -85,6 +86,7 @@ class WorkerConfig:
         observing: where health and metrics are served, and what counts as trouble.
         user_keys: secrets of the users' pseudonyms.
         standbys: how many other workers hold a copy of each user's state, so that they can take over at once.
+        forget_after_ms: users without events for so long, in event time, are removed and begin anew; 0 for never.
         drift_window_s: how far back features and scores are held against those of the bundle's training.
     """
 
@@ -103,6 +105,7 @@ class WorkerConfig:
     standbys: int = 1
     user_keys: UserKeys = field(default_factory=UserKeys)
     drift_window_s: float = 86_400.0
+    forget_after_ms: int = 0
 
     def __post_init__(self) -> None:
         if self.standbys < 0:
@@ -148,6 +151,8 @@ class Worker:
         self._watcher = ServiceWatcher(config.bundle)
         self._service = self._load(config.bundle)
         self._follower = self._follow(self.bundle)
+        forget_after_ms = config.forget_after_ms
+        self._retention = Retention(forget_after_ms) if forget_after_ms > 0 else None
         self._processor: Processor | None = None
         self._background: set[asyncio.Task[Any]] = set()
         self._partitions = 0
@@ -290,10 +295,7 @@ class Worker:
             raise RuntimeError("a batch came before the worker was ready for it")
         try:
             outputs = processor.process_all(
-                [
-                    Fetched(batch.records, load, batch.tp.topic, batch.tp.partition, (batch.first, batch.last))
-                    for batch, load in zip(batches, loads, strict=True)
-                ]
+                [self._fetched(batch, load) for batch, load in zip(batches, loads, strict=True)]
             )
         except Exception:
             for batch in batches:
@@ -304,6 +306,13 @@ class Worker:
                 )
             raise
         return [self._applied(batch.tp, output) for batch, output in zip(batches, outputs, strict=True)]
+
+    def _fetched(self, batch: RecordBatch, load: Load) -> Fetched:
+        tp, covers = batch.tp, (batch.first, batch.last)
+        if self._retention is None or self._app is None or self._table is None:
+            return Fetched(batch.records, load, tp.topic, tp.partition, covers)
+        walk = partial(self._table.walk, tp.partition)
+        return Fetched(batch.records, load, tp.topic, tp.partition, covers, walk, self._app.consumer.committed(tp))
 
     def _applied(self, tp: TP, output: Output) -> Applied:
         names, sends = self.names, []
@@ -408,7 +417,8 @@ class Worker:
     # -- bundles -------------------------------------------------------------------------------------------------------
 
     def _load(self, path: Path) -> Service:
-        return load_service(path, n=self.config.n_items, seen=self.config.seen)
+        config = self.config
+        return load_service(path, n=config.n_items, seen=config.seen, forget_after_ms=config.forget_after_ms)
 
     def _make_processor(self, service: Service, follower: Follower) -> Processor:
         return Processor(
@@ -419,6 +429,7 @@ class Worker:
             counters=self.counters,
             shadows=Shadows(service.shadows, self.shadow_counters) if service.shadows else None,
             user_keys=self.config.user_keys,
+            retention=self._retention,
         )
 
     async def _score_shadows(self) -> None:

@@ -94,6 +94,8 @@ class _WorkerCollector(Collector):
         yield events
         yield _counter("polytempo_recommendations", "Recommendations made.", counters.n_recommendations)
         yield _counter("polytempo_forgotten_users", "Requests to be forgotten that were done.", counters.n_forgotten)
+        yield _counter("polytempo_removed_users", "Users removed after a long silence.", counters.n_removed)
+        yield _counter("polytempo_returned_users", "Users who began anew after one.", counters.n_returned)
         yield _counter("polytempo_late_events", "Events older than one of the same user's before.", counters.n_late)
         letters = CounterMetricFamily("polytempo_dead_letters", "Dead letters, by reason.", labels=["reason"])
         for reason, n in dict(counters.dead_letters).items():

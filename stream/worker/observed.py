@@ -133,6 +133,8 @@ class Observed:
             "recommendations": counters.n_recommendations,
             "late_events": counters.n_late,
             "forgotten_users": counters.n_forgotten,
+            "removed_users": counters.n_removed,
+            "returned_users": counters.n_returned,
             "dead_letters": dict(counters.dead_letters),
             "latency_ms": _quantiles_ms(meter.latency.quantile),
             "stages_ms": {stage: _quantiles_ms(each.quantile) for stage, each in meter.stages.items()},

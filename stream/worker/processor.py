@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stream.bundle.service import Arm
 from stream.core.arms import Arms, ArmsStepped
 from stream.core.assignment import Assignment
-from stream.core.fold import DUPLICATE, ERASED, REPLAYED, Folded
+from stream.core.fold import APPLIED, DUPLICATE, ERASED, REPLAYED, Folded
 from stream.core.parts import Part, starts
 from stream.core.state import States, StateSpec, decode_states
 from stream.core.statistics import ItemStatistics
@@ -30,6 +30,7 @@ from stream.wire.reasons import Reason, Record, Rejected
 from stream.wire.userkeys import UserKeys
 from stream.worker.answering import Answering
 from stream.worker.around import Around
+from stream.worker.retention import Records, Retention
 from stream.worker.shadow import Shadows
 
 __all__ = ["Counters", "Fetched", "Output", "Processor", "letter_key"]
@@ -72,6 +73,10 @@ class Counters:
     n_impressions: int = 0
     n_dead_letters: int = 0
     n_forgotten: int = 0
+    n_returned: int = 0
+    """Users who came back after so long that they began anew."""
+    n_removed: int = 0
+    """Users who were removed after a long silence."""
     n_items_refused: int = 0
     """Of the dead letters, those that are descriptions of items instead of events."""
     dead_letters: dict[str, int] = field(default_factory=dict)
@@ -101,6 +106,9 @@ class Fetched:
     topic: str
     partition: int
     covers: tuple[int, int]
+    records_of_store: Records | None = None
+    committed: int = -1
+    """Events below this offset are not read again; with `records_of_store`, silent users may be removed."""
 
 
 @dataclass(slots=True)
@@ -132,6 +140,7 @@ class Processor:
         limits: what is refused as too large or too far off.
         shadows: who is offered what was answered; asked for nothing here.
         user_keys: secrets of the pseudonyms.
+        retention: removes who is silent for too long; the arms' policies say the same span.
     """
 
     def __init__(
@@ -144,6 +153,7 @@ class Processor:
         counters: Counters | None = None,
         shadows: Shadows | None = None,
         user_keys: UserKeys | None = None,
+        retention: Retention | None = None,
     ) -> None:
         features = arms[0].bundle.features
         if view.spec != features.statistics:
@@ -160,6 +170,7 @@ class Processor:
         self.shadows = shadows
         self._know(view)
         self._user_keys = UserKeys() if user_keys is None else user_keys
+        self._retention = retention
         self._decoder = EventDecoder(features.types, features.statistics.segment_fields, limits)
 
     @property
@@ -269,6 +280,8 @@ class Processor:
             self._say_unanswered(row, error, parts, [(batches[place], outputs[place]) for place in places])
         for place, pair in self._receipts(parts, places, folded, batches):
             outputs[place].receipts.append(pair)
+        counters.n_returned += int(np.count_nonzero(folded.anew & (folded.outcome == APPLIED)))
+        self._remove_silent(parts, [(batches[place], outputs[place]) for place in places])
         counters.n_forgotten += int(np.count_nonzero(folded.outcome == ERASED))
         said: list[list[tuple[int, bytes]]] = [[] for _ in parts]  # (row of the part, message)
         for each, answers in zip(self._answering, stepped.answers, strict=True):
@@ -340,6 +353,20 @@ class Processor:
             at.append(now)
             stored += found
         return at, stored
+
+    def _remove_silent(self, parts: Sequence[Part], sides: Sequence[tuple[Fetched, Output]]) -> None:
+        if self._retention is None:
+            return
+        for part, (fetched, output) in zip(parts, sides, strict=True):
+            if fetched.records_of_store is None:
+                continue
+            gone = self._retention.step(
+                part.source, part.batch.ts_ms, fetched.records_of_store, fetched.load, fetched.committed
+            )
+            for key in gone:
+                if key not in output.writes:  # whoever is there again stays
+                    output.writes[key] = None
+                    self.counters.n_removed += 1
 
     def _receipts(
         self, parts: Sequence[Part], places: Sequence[int], folded: Folded, batches: Sequence[Fetched]

@@ -221,3 +221,24 @@ def test_a_store_that_cannot_be_written_says_where_and_that_nothing_is_lost(
     monkeypatch.setattr(type(table.data), "_db_for_partition", lambda *_: Full())
     with pytest.raises(PolytempoError, match=r"users.*No space left on device.*the changelog has every state"):
         table.data.write_many(TP("changelog", 0), [(b"k", b"v")], 1)
+
+
+def test_a_walk_meets_every_record_that_stays_once_while_others_come_and_go(table: BatchTable) -> None:
+    """
+    records   k000 ... k599, of another partition k9999
+    meanwhile each that was met is deleted or written anew, and new ones come
+    """
+    keys = [f"k{number:03}".encode() for number in range(600)]
+    tp = TP(table.changelog_topic_name, 0)
+    table.data.write_many(tp, [(key, b"v") for key in keys], 599)
+    table.data.write_many(TP(tp.topic, 1), [(b"k9999", b"v")], 0)
+    met: list[bytes] = []
+    for number, (key, value) in enumerate(table.walk(0)):
+        met.append(key)
+        assert value == b"v"
+        table.data.write_many(tp, [(key, None if number % 2 else b"w"), (b"k%03dx" % number, b"v")], 600 + number)
+    assert len(met) == len(set(met))
+    assert set(keys) <= set(met)
+    assert b"k9999" not in met
+    assert dict(table.walk(1)) == {b"k9999": b"v"}
+    assert list(table.walk(2)) == []

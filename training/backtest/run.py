@@ -53,6 +53,7 @@ class Conditions:
         seen: replaces the bundles' own rule for what is not recommended again.
         fading: whether the baselines' spans of time are half-lives or e-folding times.
         n_examples: targets that are kept with their user's past and the reasons.
+        forget_after_ms: see `stream.core.seam.Policy`; as the workers have it.
     """
 
     k: int = 10
@@ -63,6 +64,7 @@ class Conditions:
     seen: Literal["session", "history", "none"] | None = None
     fading: Literal["half-life", "e-fold"] = "half-life"
     n_examples: int = 12
+    forget_after_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ class Run:
         self._bundle = bundle
         self._at = np.flatnonzero(share.has(material.log.user[targets.row], material.log.user_ids))
         log, self._targets = _shared(material.log, targets, self._at, share)
-        policy = Policy(conditions.k, _seen(bundle, conditions))
+        policy = Policy(conditions.k, _seen(bundle, conditions), forget_after_ms=conditions.forget_after_ms)
         self._baselines: Baselines | None = None
         if bundle is None:
             self._baselines = Baselines(FeatureSpec(types=material.types), policy.seen, conditions.fading)
