@@ -265,6 +265,8 @@ class SequenceTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
         patience: epochs without a better figure on the later slice before training ends; 0 trains to the end.
         hold_back: share of the training window's events, its last ones, that this figure is measured on.
         bf16: products in half width, for devices with units for them; weights, sums and the loss stay in single.
+        shard_above: a file of more rows is learnt from in shards on disk, see `training.train_streamed`.
+        shard_events: of a shard, about: what is in memory at a time.
     """
 
     d: Positive = 64
@@ -279,6 +281,8 @@ class SequenceTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     patience: Annotated[int, Meta(ge=0)] = 4
     hold_back: Annotated[float, Meta(gt=0, lt=0.5)] = 0.1
     bf16: bool = False
+    shard_above: Annotated[int, Meta(ge=0)] = 5_000_000
+    shard_events: Positive = 1_000_000
 
 
 class MovingAverageTraining(SequenceTraining, frozen=True, tag="moving_average"):

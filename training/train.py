@@ -53,6 +53,7 @@ from training.fusion import (
     untrained_fusion,
 )
 from training.indexing import IndexSettings, some_histories
+from training.lessons import InMemory
 from training.listwise import fit_fusion, fit_ranker, n_steps
 from training.log import Log, item_updates
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
@@ -67,6 +68,7 @@ from training.sequences import SequenceBatch, UserSequences, pieces
 from training.shards import read_description, read_rows
 from training.targets import Targets, find_targets, sampled
 from training.train_sequences import learn, spec_for
+from training.train_streamed import is_long, learn_streamed, train_streamed
 from training.warm import Start, keep_weights
 
 __all__ = ["Material", "Trained", "assist", "evaluate_bundle", "prepare", "train"]
@@ -183,6 +185,7 @@ def train(
     processes: Processes = ALONE,
     journal: Journal | None = None,
     start: Start | None = None,
+    shards: Path | None = None,
 ) -> Trained:
     """Do what a configuration says; writes the bundle.
 
@@ -194,6 +197,7 @@ def train(
             processes this is what the first one does, `assist` what the others do.
         rows: of a ranker: what it is fitted to, instead of recording it; see `prepare`.
         start: weights of a bundle before, to begin a ranker, a sequence model or both halves of a fusion with.
+        shards: of a sequence model: a folder for what its file is cut into, so that memory does not grow with it.
 
     Raises:
         PolytempoError: see `prepare`.
@@ -204,10 +208,27 @@ def train(
         raise PolytempoError("rows are what a ranker is fitted to.", "Leave --rows out: other models read the log.")
     if not isinstance(config.model, SequenceTraining):
         _refuse("checkpoints are kept", "Leave --checkpoint out.", asked=checkpoint is not None)
+        _refuse("files are cut into shards", "Leave --shards out.", asked=shards is not None)
         _refuse("logs for TensorBoard are written", "Leave --tensorboard out.", asked=journal is not None)
         _refuse("a training by several processes is there", "Leave torchrun out.", asked=processes.n > 1)
     torch.set_num_threads(config.threads)
     clock = _Clock()
+    if isinstance(config.model, SequenceTraining) and (shards is not None or (tables is None and is_long(config))):
+        if tables is not None or start is not None:
+            raise PolytempoError("shards are cut from a file, and learnt from anew.", "Leave --shards out.")
+        manifest, evaluation = train_streamed(
+            config,
+            config.model,
+            shards,
+            command=command,
+            report=report,
+            replace_other=replace,
+            checkpoint=checkpoint,
+            processes=processes,
+            journal=journal,
+        )
+        clock.lap("fit and evaluate")
+        return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
     report.stage("reading the log", 1)
     material = prepare(config, tables, rows)
     clock.lap("read")
@@ -228,6 +249,7 @@ def assist(
     *,
     tables: tuple[pl.DataFrame, pl.DataFrame | None] | None = None,
     checkpoint: Path | None = None,
+    shards: Path | None = None,
 ) -> None:
     """Train along with the process that calls `train` with the same arguments, and leave the bundle to it.
 
@@ -238,10 +260,14 @@ def assist(
         _refuse("a training by several processes is there", "Leave torchrun out.", asked=True)
         return
     torch.set_num_threads(config.threads)
+    if shards is not None or (tables is None and is_long(config)):
+        learn_streamed(config, config.model, shards, command="", checkpoint=checkpoint, processes=processes)
+        return
     material = prepare(config, tables)
     spec, sequences = _sequences(config.model, material)
     window = _window(material, "")
-    learn(config, config.model, sequences, spec, window=window, checkpoint=checkpoint, processes=processes)
+    lesson = InMemory(sequences, config.model.hold_back)
+    learn(config, config.model, lesson, spec, window=window, checkpoint=checkpoint, processes=processes)
 
 
 def evaluate_bundle(
@@ -483,7 +509,7 @@ def _train_sequence(
     learnt = learn(
         config,
         model,
-        sequences,
+        InMemory(sequences, model.hold_back),
         spec,
         window=_window(material, command),
         checkpoint=checkpoint,

@@ -14,25 +14,27 @@ bundle of a run that still goes on, or was ended.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stream.bundle.manifest import Manifest, TrainingWindow
 from stream.core.features import FeatureSpec
 from stream.errors import PolytempoError
 from training.compare.models import N_HISTORY, score_with
-from training.compare.task import inner, look
+from training.compare.task import Task, look
 from training.config import Config, SequenceTraining
 from training.export import write_bundle
 from training.fit import Checkpoint, Fitted, Journal, fit
 from training.indexing import IndexSettings, some_histories
+from training.lessons import Lesson
 from training.losses import full_cross_entropy, unseen_cross_entropy
-from training.metrics import ndcg
 from training.processes import ALONE, Processes
 from training.sequence_models import (
     SequenceModel,
@@ -47,7 +49,7 @@ from training.sequence_models import (
 from training.sequences import SequenceBatch, UserSequences
 from training.warm import Start
 
-__all__ = ["Learnt", "export_checkpoint", "learn", "spec_for"]
+__all__ = ["Learnt", "export_checkpoint", "learn", "places_of", "spec_for"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +90,7 @@ def spec_for(model: SequenceTraining, spec: FeatureSpec) -> FeatureSpec:
 def learn(
     config: Config,
     model: SequenceTraining,
-    sequences: UserSequences,
+    lesson: Lesson,
     spec: FeatureSpec,
     *,
     window: TrainingWindow,
@@ -101,6 +103,7 @@ def learn(
     """Train on all but the end of the histories, and keep the epoch that predicts that end best.
 
     Args:
+        lesson: the histories of the training window.
         window: what the bundle will say of its training.
         checkpoint: file to go on from, if it is there, and to keep what is needed to go on or to export.
         on_step: called with the steps taken, all that there may be, and the last loss and figure in words.
@@ -111,35 +114,40 @@ def learn(
     Raises:
         PolytempoError: there is nothing to learn from or to choose by, or the checkpoint is of another run.
     """
-    if len(sequences) == 0 or not sequences.vocabulary:
+    if not lesson.vocabulary:
         raise PolytempoError("there is no event on an item in the training window.")
-    train, task = inner(sequences, model.hold_back)
-    if len(task.rows) == 0 or len(train) == 0:
+    if lesson.n_chosen == 0 or lesson.n_taught == 0:
         raise PolytempoError(
-            f"the last {model.hold_back:.0%} of the training window have {len(task.rows)} events to choose by, "
-            f"and before them are {len(train)}: both are needed.",
+            f"the last {model.hold_back:.0%} of the training window have {lesson.n_chosen} events to choose by, "
+            f"and before them are {lesson.n_taught}: both are needed.",
             "Train on a longer window, or set hold_back.",
         )
     torch.manual_seed(config.seed)
     scales = spec.state.scales
-    module = build(model, len(sequences.vocabulary), n_history=spec.n_history, scales=scales)
+    module = build(model, len(lesson.vocabulary), n_history=spec.n_history, scales=scales)
     if start is not None:
-        start.give(module, sequences.vocabulary, item_tables(model, n_history=spec.n_history, scales=scales))
+        start.give(module, lesson.vocabulary, item_tables(model, n_history=spec.n_history, scales=scales))
     module.to(processes.device)
     loss = processes.of_all(unseen_cross_entropy if config.policy.seen == "history" else full_cross_entropy)
-    epoch = batches_for(model, train, n_history=spec.n_history, scales=scales, seed=config.seed)
+
+    def parted(sequences: UserSequences, seed: int, epoch: int) -> Iterator[SequenceBatch]:
+        return batches_for(model, sequences, n_history=spec.n_history, scales=scales, seed=seed)(epoch)
+
+    def epoch(epoch: int) -> Iterator[SequenceBatch]:
+        return lesson.epoch(parted, config.seed, epoch)
+
     n_steps = model.epochs * sum(1 for _ in epoch(0))
     seen = _Seen(journal)
 
     def evaluate() -> float:
-        return ndcg(look(task, score_with(module, task.whole), max_length=model.length).place)
+        return lesson.figure(lambda task: places_of(module, model, task))
 
-    told = some_histories(sequences)
+    told = some_histories(lesson.example())
     about = {
         "config": msgspec.json.encode(config).decode(),
         "features": msgspec.json.encode(spec.to_json()).decode(),
         "window": msgspec.json.encode(window).decode(),
-        "vocabulary": sequences.vocabulary,
+        "vocabulary": lesson.vocabulary,
         "histories": {field.name: getattr(told, field.name) for field in fields(told)},
     }
     try:
@@ -157,6 +165,11 @@ def learn(
     except ValueError as error:
         raise PolytempoError(f"{error}") from error
     return Learnt(module.cpu(), fitted)
+
+
+def places_of(module: SequenceModel, model: SequenceTraining, task: Task) -> NDArray[np.int64]:
+    """Where in the whole catalogue a model finds the targets of a task, 0 beyond its list."""
+    return look(task, score_with(module, task.whole), max_length=model.length).place
 
 
 class _Seen:

@@ -39,6 +39,7 @@ def train(
     seed: int | None = None,
     evaluate: Path | None = None,
     checkpoint: Path | None = None,
+    shards: Path | None = None,
     keep: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     tensorboard: Path | None = None,
@@ -79,6 +80,8 @@ def train(
         evaluate: Train nothing; judge this bundle on the validation range of the log.
         checkpoint: Of a sequence model: a file that keeps what is needed to go on after a stop; the same command does.
             `polytempo export` makes a bundle of it.
+        shards: Of a sequence model: a folder for the shards that the log is cut into, so that memory does not grow with
+            it. Files of more than `shard_above` rows (5,000,000) are learnt from so without being asked.
         keep: Fail if another bundle is at the output path, instead of replacing it.
         device: Where a sequence model is trained: `auto` is a graphics card if there is one, else the processor.
         tensorboard: Of a sequence model: a folder for TensorBoard's curves. Needs the extra `tensorboard`.
@@ -118,7 +121,7 @@ def train(
         return
     with processes(choose_device(device)) as group:
         if group.rank > 0:
-            assist(settings, group, tables=tables, checkpoint=checkpoint)
+            assist(settings, group, tables=tables, checkpoint=checkpoint, shards=shards)
             return
         with log_to(tensorboard) as journal, Bars() as bars:
             trained = run(
@@ -131,6 +134,7 @@ def train(
                 rows=rows,
                 processes=group,
                 journal=journal,
+                shards=shards,
             )
             if journal is not None:
                 journal.end(settings, trained.manifest.metrics)

@@ -30,6 +30,7 @@ from training.config import (
     Window,
 )
 from training.fusion import sequences_of
+from training.lessons import InMemory
 from training.sequence_models import KINDS, inputs_of
 from training.train import Trained, prepare, train
 from training.train_sequences import learn
@@ -115,7 +116,8 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_its_checkpoint_is_exported
     rows = material.log.between(material.from_ms, material.split_ms)
     sequences = sequences_of(material.log, material.spec, rows, 500)
     window = TrainingWindow(material.from_ms, material.split_ms, len(sequences), "shop.parquet", "train it")
-    go = partial(learn, settings, TempoTraining(**SMALL), sequences, material.spec, window=window)
+    model = TempoTraining(**SMALL)
+    go = partial(learn, settings, model, InMemory(sequences, model.hold_back), material.spec, window=window)
     whole = go()
     with pytest.raises(KilledError):
         go(checkpoint=checkpoint, on_step=in_the_second_epoch)
