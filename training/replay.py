@@ -33,7 +33,7 @@ from stream.core.parts import Part
 from stream.core.ranking import Ranked
 from stream.core.scales import SECOND_MS
 from stream.core.seam import Answers, Recommender
-from stream.core.state import States, StateSpec, blank_states
+from stream.core.state import States, StateSpec, blank_states, records_at
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity, encode_activity
 from training.log import Log, published_ms
@@ -266,7 +266,7 @@ class Replay:
                 self.states.put(users, folded.states)
                 self._open = None
             self.at = last
-            yield Replayed(first, last, start + answers.rows, answers, folded.after[answers.rows])
+            yield Replayed(first, last, start + answers.rows, answers, records_at(folded.after, answers.rows))
 
     def _store(self) -> None:
         """Put the records of a batch that was left, or is looked at, between two of its pieces: as of `at`."""

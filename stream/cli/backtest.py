@@ -188,19 +188,25 @@ def backtest(
     ways: list[tuple[str, int | None]] = [(each, None) for each in delay or ([] if own_statistics else ["0s"])]
     ways += [("0s", n_workers) for n_workers in own_statistics or ()]
     analyses: list[Analysis] = []
+    done: dict[tuple[int, int | None], Analysis] = {}
     with tempfile.TemporaryDirectory(prefix="polytempo-backtest-") as scratch, interruptible() as stopped:
         for late, n_workers in ways:
+            # A worker that is alone has everybody's statistics.
+            way = (parse_duration_ms(late), None if n_workers == 1 else n_workers)
+            if way in done:
+                analyses.append(done[way])
+                continue
             folder = work or Path(scratch)
             if len(ways) > 1:
                 folder /= f"delay-{late}" if n_workers is None else f"workers-{n_workers}"
             testing = Backtest(
                 material,
                 targets,
-                replace(conditions, delay_ms=parse_duration_ms(late)),
+                replace(conditions, delay_ms=way[0]),
                 folder,
                 keep=work is not None,
             )
-            tasks = tasks_of(folders, baselines=baselines, n_processes=processes, n_workers=n_workers)
+            tasks = tasks_of(folders, baselines=baselines, n_processes=processes, n_workers=way[1])
             with _bar("replaying") as show:
                 outcomes = testing.go(tasks, n_processes=processes, on_progress=show, stopped=stopped)
             if outcomes is None:
@@ -208,7 +214,8 @@ def backtest(
                 people.print(f"stopped. {hint}")
                 return _INTERRUPTED
             with people.status("summing up …"):
-                analyses.append(analyse(material, targets, judged, outcomes))
+                done[way] = analyse(material, targets, judged, outcomes)
+            analyses.append(done[way])
     if report is not None:
         title = _title(folders, log, topic)
         if len(ways) > 1:

@@ -23,7 +23,7 @@ from stream.core.context import context_columns
 from stream.core.events import EventBatch, EventTypes, item_keys
 from stream.core.fold import APPLIED, Folded
 from stream.core.scales import WindowSpec
-from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, compiled_form, window_counts
+from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, compiled_form, records_at, window_counts
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, SegmentField, StatisticsSpec
 from stream.core.values import ValueSpec
 
@@ -356,8 +356,7 @@ def featurize(
         filters: one entry per row.
         retrieved: (R, k) catalogue numbers of a sequence model's best, -1 for none.
     """
-    everything = len(rows) == len(batch)
-    after = folded.after if everything else folded.after[rows]
+    after = records_at(folded.after, rows)
     event_ms = batch.ts_ms[rows]
     as_of_ms = np.maximum(event_ms, after["last_ms"])
     wanted = set(wanted)

@@ -30,7 +30,7 @@ from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold
 from stream.core.identity import rec_id
 from stream.core.parts import Part, source_keys, starts
 from stream.core.ranking import Ranked, Sources, rank, sources_of, with_strongest
-from stream.core.state import NEVER_MS, States, StateSpec
+from stream.core.state import NEVER_MS, States, StateSpec, records_at
 from stream.core.statistics import ItemStatistics
 
 __all__ = ["Answers", "Policy", "Recommender", "Scorer", "Stepped", "Witness"]
@@ -291,7 +291,7 @@ class Recommender:
         how = self.policy.exploration
         ranked = rank(
             self.spec,
-            folded.after if len(stepped) == len(batch) else folded.after[stepped],
+            records_at(folded.after, stepped),
             items,
             outputs["scores"],
             sources,
