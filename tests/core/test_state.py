@@ -18,6 +18,7 @@ from stream.core.state import (
     blank_states,
     decode_states,
     encode_state,
+    records_at,
     window_counts,
     window_sums,
 )
@@ -226,3 +227,13 @@ def test_a_header_of_impossible_sizes_is_refused() -> None:
 def test_impossible_layouts_are_refused(changed: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StateSpec(**changed)
+
+
+@given(st.sets(st.integers(0, 11)))
+def test_records_are_found_at_any_rows(rows: set[int]) -> None:
+    """With gaps between them or without, one, or none."""
+    states = blank_states(StateSpec(), 12)
+    states["n_events"] = np.arange(12)
+    found = records_at(states, np.array(sorted(rows), np.intp))
+    assert found.dtype == states.dtype
+    assert found["n_events"].tolist() == sorted(rows)

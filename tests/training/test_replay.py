@@ -44,6 +44,25 @@ def test_how_events_fall_into_batches_changes_no_input(batch_size: int) -> None:
         np.testing.assert_array_equal(found[name], column, err_msg=name)
 
 
+@pytest.mark.parametrize("delay_ms", [0, 2 * PERIOD_MS + 1])
+def test_who_asks_seldom_is_told_what_who_always_asks_is_told(delay_ms: int) -> None:
+    """The view is brought up to date only where somebody looks, at whichever age it is wanted."""
+    log, rng = shop_log(1_500), np.random.default_rng(0)
+    seldom = np.flatnonzero(rng.random(len(log)) < 0.01)
+    found: list[dict[str, NDArray[np.float32]]] = []
+    for rows in (np.arange(len(log)), seldom):
+        scorer = RecordingScorer(SPEC)
+        select = np.zeros(len(log), np.bool_)
+        select[rows] = True
+        recommender = Recommender(SPEC, scorer)
+        replay = Replay(log, recommender, items=item_updates(shop().items), period_ms=PERIOD_MS, delay_ms=delay_ms)
+        answered = [piece.rows for piece in replay.run(select=select)]
+        assert np.concatenate(answered).tolist() == rows.tolist()
+        found.append(scorer.taken())
+    for name, column in found[1].items():
+        np.testing.assert_array_equal(column, found[0][name][seldom], err_msg=name)
+
+
 def test_the_inputs_are_those_of_a_worker_that_keeps_its_states_as_bytes() -> None:
     """A worker in miniature: events made from strings, states stored as bytes, a view that follows the activity."""
     log, frame = shop_log(1_200), shop().events.head(1_200)

@@ -58,7 +58,8 @@ def lines(at_ms: Sequence[int], drawn: Sequence[Line], *, label: str, height: in
         parts.append(f'<text x="{_LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{_number(value)}</text>')
     for ms, text in _ticks(first, last):
         parts.append(f'<line class="grid" x1="{x(ms):.1f}" x2="{x(ms):.1f}" y1="{bottom}" y2="{bottom + 5}"/>')
-        parts.append(f'<text x="{x(ms):.1f}" y="{bottom + 20}" text-anchor="middle">{text}</text>')
+        anchor = "end" if x(ms) > _WIDTH - 3 * _RIGHT else "middle"
+        parts.append(f'<text x="{x(ms):.1f}" y="{bottom + 20}" text-anchor="{anchor}">{text}</text>')
     for line in drawn:
         style = f'stroke="{line.colour}" stroke-width="{1.2 if line.faint else 2.2}"'
         style += ' stroke-dasharray="5 4"' if line.faint else ""
@@ -152,7 +153,7 @@ def bars(values: Sequence[tuple[str, float]], *, label: str, colour: str = COLOU
         parts.append(
             f'<rect x="{left:.1f}" y="{bottom - tall:.1f}" width="{slot * 0.7:.1f}" height="{tall:.1f}" '
             f'fill="{colour}"/>'
-            f'<text x="{middle:.1f}" y="{bottom - tall - 6:.1f}" text-anchor="middle">{_number(value)}</text>'
+            f'<text x="{middle:.1f}" y="{bottom - tall - 6:.1f}" text-anchor="middle">{value:.3f}</text>'
             f'<text x="{middle:.1f}" y="{bottom + 18}" text-anchor="middle">{escape(name)}</text>'
         )
     parts.append(f'<line class="zero" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>{_CLOSE}')
