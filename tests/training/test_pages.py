@@ -79,7 +79,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every kind of page and plot that a command saves."""
     folder = tmp_path_factory.mktemp("pages")
     write_report(analysed(12, 16), folder / "report.html", title="two models on a small log")
-    write_study(WAYS, [analysed(12 + n) for n in range(len(WAYS))], folder / "study.html", title="a study")
+    ways = [analysed(12), analysed(20)]
+    write_study(WAYS, [ways[n % 2] for n in range(len(WAYS))], folder / "study.html", title="a study")
     write_files(compared(), folder, title="Comparison on ratings")
     sizes = [10, 100, 1000, 10_000]
     points = [{"n": n, "us_per_event": 20 + n / 500, "refresh_ms": 0.1 + n / 90, "bytes_per_item": 752} for n in sizes]
