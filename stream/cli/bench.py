@@ -280,18 +280,19 @@ def growth(
     users: int = 1_000_000,
     items: int = 1_000_000,
     batches: int = 60,
+    worker_events: int = 40_000,
     plot: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Measure how an event's cost grows with history, users, items, time scales, partitions and vocabulary.
+    """Measure how an event's cost grows with history, users, items, time scales, partitions, vocabulary and workers.
 
-    Everything but the model and Kafka, on one thread, in processor time. A million users take 1.7 GB, a million items
-    2 GB. The index of a large vocabulary is measured where faiss-cpu is installed.
+    Everything but the model and Kafka, on one thread, in processor time; for workers the whole path. A million users
+    take 1.7 GB, a million items 2 GB. The index of a large vocabulary is measured where faiss-cpu is installed.
 
     Parameters
     ----------
     sections
-        Which to measure, of history, users, items, scales, partitions, vocabulary. Left out: all.
+        Which to measure, of history, users, items, scales, partitions, vocabulary, workers. Left out: all.
     events
         Events of each user at most.
     users
@@ -300,18 +301,26 @@ def growth(
         Items at most.
     batches
         Batches of 64 events behind each figure.
+    worker_events
+        Events that one worker answers, and then two.
     plot
         Draw the figures into this SVG file.
     json
         Print one line: {"history": [{"n": ..., "us_per_event": ...}, ...], ...}.
     """
-    _at_least_one(events=events, users=users, items=items, batches=batches)
+    _at_least_one(events=events, users=users, items=items, batches=batches, worker_events=worker_events)
     module = _benchmark("growth")
     unknown = [name for name in sections if name not in module.SECTIONS]
     if unknown:
         raise PolytempoError(f"nothing is called {unknown[0]!r}.", f"Sections are {', '.join(module.SECTIONS)}.")
     options = module.GrowthOptions(
-        sections=sections, most_events=events, most_users=users, most_items=items, n_batches=batches, plot=plot
+        sections=sections,
+        most_events=events,
+        most_users=users,
+        most_items=items,
+        n_batches=batches,
+        n_worker_events=worker_events,
+        plot=plot,
     )
     figures = module.run(options, say=lambda what: people.print(what, style="dim"))
     if json:

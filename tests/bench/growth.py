@@ -10,6 +10,7 @@ grows with its vocabulary has a section of its own. Each section changes one thi
     scales      time scales of the windows
     partitions  input partitions that a step takes its 64 events from
     vocabulary  items that a sequence model ranks: all of them in the graph, or with an index and exact re-ranking
+    workers     processes that share a topic's partitions; with model and Kafka, see `growth_workers`
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
 from tests.bench.growth_chart import drawn
 from tests.bench.growth_vocabulary import vocabulary
+from tests.bench.growth_workers import workers
 
 __all__ = ["SECTIONS", "GrowthOptions", "run"]
 
@@ -52,6 +54,7 @@ class GrowthOptions:
         sections: names out of SECTIONS.
         most_events, most_users, most_items: where each section ends.
         n_batches: batches of 64 events behind each figure.
+        n_worker_events: what workers answer, together.
         plot: SVG file to draw into; None for none.
     """
 
@@ -60,6 +63,7 @@ class GrowthOptions:
     most_users: int = 1_000_000
     most_items: int = 1_000_000
     n_batches: int = 60
+    n_worker_events: int = 40_000
     plot: Path | None = None
 
 
@@ -258,6 +262,10 @@ def _vocabulary(options: GrowthOptions) -> list[dict[str, float]]:
     return vocabulary(powers(1_000, options.most_items), options.n_batches)
 
 
+def _workers(options: GrowthOptions) -> list[dict[str, float]]:
+    return workers((1, 2), options.n_worker_events)
+
+
 SECTIONS: Final[dict[str, Callable[[GrowthOptions], list[dict[str, float]]]]] = {
     "history": _history,
     "users": _users,
@@ -265,6 +273,7 @@ SECTIONS: Final[dict[str, Callable[[GrowthOptions], list[dict[str, float]]]]] = 
     "scales": _scales,
     "partitions": _partitions,
     "vocabulary": _vocabulary,
+    "workers": _workers,
 }
 
 

@@ -143,7 +143,8 @@ def test_a_bundle_without_candidates_has_no_ranker_to_measure(capsys: pytest.Cap
 
 def test_growth_has_a_row_for_each_size_and_draws_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """History of 10 events, 1,000 users and items, all scales, all partitions."""
-    options = ["--events", "10", "--users", "1000", "--items", "1000", "--batches", "2"]
+    sections = ["history", "users", "items", "scales", "partitions", "vocabulary"]
+    options = [*sections, "--events", "10", "--users", "1000", "--items", "1000", "--batches", "2"]
     plot = tmp_path / "growth.svg"
     assert main(["bench", "growth", *options, "--plot", str(plot), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -157,6 +158,14 @@ def test_growth_has_a_row_for_each_size_and_draws_them(capsys: pytest.CaptureFix
     }
     assert all(value > 0 for rows in figures.values() for row in rows for value in row.values())
     assert plot.read_text().count("<polyline") == sum(len(rows[0]) - 1 for rows in figures.values())
+
+
+def test_growth_with_workers_has_them_all_at_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "growth", "workers", "--worker-events", "400", "--json"]) == 0
+    one, two = json.loads(capsys.readouterr().out)["workers"]
+    assert (one["n"], one["working"]) == (1, 1)
+    assert (two["n"], two["working"]) == (2, 2)
+    assert min(one["events_per_s"], two["us_per_event"]) > 0
 
 
 def test_growth_with_something_unknown_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
