@@ -376,7 +376,7 @@ class Worker:
     async def _save_regularly(self) -> None:
         while True:
             await asyncio.sleep(_SNAPSHOT_S)
-            self._follower.save()
+            await self._follower.save_beside()
 
     async def _tidy_regularly(self) -> None:
         while True:

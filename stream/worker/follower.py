@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import logging
 import operator
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,7 @@ class Follower:
         self._advanced_s = 0.0
         self._complete_s: float | None = None
         self._answered_ms: tuple[int, ...] = ()
+        self._writing: Final = threading.Lock()
 
     async def start(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Connect, and catch up with what both topics hold now; `progress` gets (messages read, messages to read)."""
@@ -202,15 +204,27 @@ class Follower:
 
     def save(self) -> None:
         """Write the snapshot, if there is to be one: aside first, then renamed."""
+        self._write(self._frozen())
+
+    async def save_beside(self) -> None:
+        """The same without holding up the loop for longer than it takes to copy the statistics."""
+        await asyncio.get_running_loop().run_in_executor(None, self._write, self._frozen())
+
+    def _frozen(self) -> dict[str, Any] | None:
+        """What a snapshot holds; None where there is none to be written."""
         if self._snapshot is None or self.view.offset < 0:
+            return None
+        return self.view.snapshot() | {"last_digest": np.frombuffer(self._last_digest, np.uint8)}
+
+    def _write(self, arrays: dict[str, Any] | None) -> None:
+        if self._snapshot is None or arrays is None:
             return
-        arrays = self.view.snapshot()
-        arrays["last_digest"] = np.frombuffer(self._last_digest, np.uint8)
-        self._snapshot.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._snapshot.with_name(f".{self._snapshot.name}.tmp")
-        with aside.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        aside.replace(self._snapshot)
+        with self._writing:  # one that was begun beside may not have ended when a worker stops
+            self._snapshot.parent.mkdir(parents=True, exist_ok=True)
+            aside = self._snapshot.with_name(f".{self._snapshot.name}.tmp")
+            with aside.open("wb") as file:
+                np.savez(file, **arrays)
+            aside.replace(self._snapshot)
 
     @property
     def has_rejected(self) -> bool:

@@ -151,7 +151,7 @@ async def test_with_a_snapshot_only_what_came_since_is_read(cluster: Cluster, tm
     await cluster.send(sent(messages[:20]), cluster.names.item_activity)
     first, n_read = await start_reading(cluster, file)
     assert n_read == 20
-    first.save()
+    await first.save_beside()
     await cluster.send(sent(messages[20:]), cluster.names.item_activity)
     second, n_read = await start_reading(cluster, file)
     assert n_read == len(messages) - 20
