@@ -201,7 +201,8 @@ class EventDecoder:
     def _segments(self, contexts: Sequence[dict[str, Scalar] | None]) -> npt.NDArray[np.uint32]:
         segments = np.zeros((len(contexts), len(self.segment_fields)), np.uint32)
         for column, field in enumerate(self.segment_fields):
-            texts = [text_of(context.get(field)) if context else "" for context in contexts]
+            values = [context.get(field) if context else None for context in contexts]
+            texts = [value if isinstance(value, str) else text_of(value) for value in values]  # a call less for most
             segments[:, column] = segment_keys(texts)
         return segments
 
