@@ -114,6 +114,8 @@ class FeedbackProcess:
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=20,
+                # With several, the library's sender spins as long as a batch waits behind one that is not answered.
+                max_in_flight_requests_per_connection=1,
                 allow_auto_create_topics=False,
                 bootstrap_timeout_ms=_TIMEOUT_MS,
             )

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
-from tests.faults.round import Round, Scenario
+from tests.faults.round import START_S, Round, Scenario
 from tests.faults.traffic import a_year_ahead, duplicated, from_a_hot_user, poisoned
 from tests.worker.cluster import Cluster
 
@@ -90,7 +90,7 @@ async def recreated(round_: Round) -> None:
     statuses = [await worker.ended(120) for worker in workers]
     assert all(status != 0 for status in statuses), statuses
     for worker in (*workers, round_.worker("c")):
-        await worker.ended(60)
+        await worker.ended(START_S)
         said = " ".join(worker.stderr.read_text(errors="replace").split())
         assert "made anew" in said, said[-1500:]
     round_.cluster = Cluster(cluster.settings, f"round-{uuid.uuid4().hex[:8]}-", cluster.workdir / "anew")

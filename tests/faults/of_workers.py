@@ -62,15 +62,25 @@ async def rolling(round_: Round) -> None:
 
 
 async def queues(round_: Round) -> None:
-    """Rebalances in quick succession, each of which drops what waits in queues."""
-    await round_.serving("a", "b")
+    """Rebalances in quick succession, each of which drops what waits in queues: the workers stand still before it, so
+    that much does."""
+    workers = await round_.serving("a", "b")
+    waiting = []
     async with round_.under_load():
         for _ in range(4):
             guest = round_.worker("c")
             await guest.ready(START_S)
+            for worker in workers:
+                os.kill(worker.process.pid, signal.SIGSTOP)
+            try:
+                await round_.pause(SESSION_S / 4, SESSION_S / 2)
+                waiting.append(await round_.cluster.lag())
+            finally:
+                for worker in workers:
+                    os.kill(worker.process.pid, signal.SIGCONT)
             await round_.pause(0, 0.5)
             await guest.stopped()
-    round_.remarks["read_again"] = round_.count("reading again")
+    round_.remarks["waiting"] = waiting
 
 
 SCENARIOS = {

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from stream.bundle.load import load_bundle
 from stream.cli.main import main
+from stream.feed import produce_frame
+from stream.kafka.settings import KafkaSettings
+from stream.kafka.topics import TopicNames, ensure_topics, topic_layout
+from tests.training.backtest_log import table
 
 CONFIG = """
 seed = 3
@@ -61,6 +66,42 @@ def test_a_configuration_becomes_a_bundle_whose_figures_evaluate_gives_again(
         assert said["cost"]["us_per_event"] > 0
         assert said["cost"]["n_batch"] == 256
     assert "us_per_event" not in " ".join(trained["metrics"]), "the machine's figures are none of the bundle's"
+
+
+def test_a_topic_trains_the_bundle_that_its_events_in_a_file_train(
+    config: Path,
+    tmp_path: Path,
+    kafka: KafkaSettings,
+    topic_prefix: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To the last bit of the weights, whatever the partitions."""
+    events = table(1_500).sort("ts_ms", "user_id", maintain_order=True)  # the order in which a topic is read
+    config.write_text(
+        CONFIG[: CONFIG.index("[data")] + "[data]\nfile = 'unused'\n" + CONFIG[CONFIG.index("[features") :]
+    )
+    monkeypatch.setenv("POLYTEMPO_KAFKA", kafka.servers)
+    ensure_topics(kafka, topic_layout(topic_prefix, n_partitions=4))
+    assert produce_frame(kafka, TopicNames(topic_prefix).events, [events]).failed == 0
+    topic = ["--topic", "events", "--prefix", topic_prefix]
+    said, bundles = {}, {}
+    since_ms = int(events["ts_ms"][700])  # of the topic, only what comes from then on
+    events.filter(pl.col("ts_ms") >= since_ms).write_parquet(tmp_path / "log.parquet")
+    sources = {"file": ["--data", str(tmp_path / "log.parquet")], "topic": [*topic, "--since", str(since_ms)]}
+    for name, source in sources.items():
+        assert main(["train", str(config), *source, "--out", str(tmp_path / name), "--json"]) == 0
+        said[name] = json.loads(capsys.readouterr().out)
+        bundles[name] = load_bundle(tmp_path / name)
+    assert said["topic"]["metrics"] == said["file"]["metrics"]
+    one, other = (bundles[name].manifest for name in ("file", "topic"))
+    assert one.files["model.onnx"] == other.files["model.onnx"]
+    assert one.distributions == other.distributions
+    assert (one.training.from_ms, one.training.n_events) == (other.training.from_ms, other.training.n_events)
+    assert other.training.command == f"polytempo train tiny.toml --topic events --since {since_ms}"
+
+    assert main(["train", str(config), *topic, "--data", "x.parquet"]) == 2
+    assert "come from one place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

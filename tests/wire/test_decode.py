@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from stream.wire.decode import Decoded, EventDecoder
 from stream.wire.limits import Limits
 from stream.wire.messages import Event
 from stream.wire.reasons import MEANING, Malformed, Reason
+from tests.wire.limits import boundaries, padded
 from tests.wire.malformed import KINDS, REASON_OF, make
 from tests.wire.records import NOW_MS, FakeRecord, event_fields, record
 
@@ -154,26 +156,36 @@ def test_good_events_between_bad_ones_are_all_kept_in_order() -> None:
         ({"ts_ms": Limits().min_ts_ms}, None),
         ({"ts_ms": Limits().min_ts_ms - 1}, Reason.TOO_OLD),
         ({"ts_ms": Limits().max_ts_ms + 1}, Reason.OUT_OF_RANGE),
-        ({"item_id": "ä" * 256}, None),
-        ({"item_id": "ä" * 257}, Reason.ID_TOO_LONG),
-        ({"session_id": "s" * 257}, Reason.ID_TOO_LONG),
-        ({"context": {str(field): 1 for field in range(64)}}, None),
-        ({"context": {"url": "x" * 256}}, None),
+        *((changes, reason) for changes, reason in boundaries()),
         ({"value": 3.4e38}, None),
         ({"value": -3.5e38}, Reason.NOT_FINITE),
-        ({"event_type": "request", "item_id": None, "n": 100}, None),
-        ({"event_type": "request", "item_id": None, "n": 101}, Reason.BAD_REQUEST),
-        ({"event_type": "request", "item_id": None, "only": ["x"] * 1001}, Reason.BAD_REQUEST),
         ({"event_type": "request", "item_id": None, "only": [""]}, Reason.BAD_REQUEST),
     ],
 )
 def test_each_limit_itself_is_allowed_and_the_next_value_is_not(changes: dict[str, Any], reason: Reason | None) -> None:
     fields = event_fields(**changes)
-    good_or_bad = FakeRecord(b"u1", json.dumps(fields, ensure_ascii=False).encode())
+    good_or_bad = FakeRecord(str(fields["user_id"]).encode(), json.dumps(fields, ensure_ascii=False).encode())
     if reason is None:
         _only_event(good_or_bad)
     else:
         assert _only_reason(good_or_bad) is reason
+    among_others = [record(offset) for offset in range(9)] + [replace(good_or_bad, offset=9)]
+    decoded = DECODER.decode(among_others)  # so many are judged by columns first
+    assert [each.reason for each in decoded.rejected] == ([] if reason is None else [reason])
+    assert len(decoded.batch) + len(decoded.rejected) == 10
+
+
+@pytest.mark.parametrize("n_before", [0, 20])
+def test_a_message_of_exactly_the_largest_size_is_read_and_one_byte_more_is_not(n_before: int) -> None:
+    """Alone, and behind others, where columns are looked at first."""
+    most = Limits().max_bytes
+    before = [record(offset) for offset in range(n_before)]
+    for n_bytes, reason in ((most, None), (most + 1, Reason.TOO_LARGE)):
+        value = padded(event_fields(), n_bytes)
+        assert len(value) == n_bytes
+        decoded = DECODER.decode([*before, FakeRecord(b"u1", value, n_before)])
+        assert [each.reason for each in decoded.rejected] == ([] if reason is None else [reason])
+        assert len(decoded.batch) + len(decoded.rejected) == n_before + 1
 
 
 @pytest.mark.parametrize("timestamp_ms", [None, -1])
