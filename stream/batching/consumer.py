@@ -164,6 +164,13 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         (key,) = driver.ensure_aiokafka_TPset({tp})
         return None if assignment is None or key not in assignment.tps else assignment.state_value(key)
 
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's look for what stands still, which fails where a position is being found out: after a rebalance, or
+        where retention has passed it."""
+        state = self.state(tp)
+        if state is not None and state.has_valid_position:
+            super().verify_event_path(now, tp)
+
     def wake(self) -> None:
         """Make a waiting fetch look again at which partitions are wanted."""
         if self._consumer is not None:

@@ -10,7 +10,7 @@ import pytest
 from aiokafka.errors import IllegalStateError
 from faust.types import TP
 
-from stream.batching.consumer import BatchConsumer, BatchMessage, Standing
+from stream.batching.consumer import BatchConsumer, BatchMessage, LoopConsumer, Standing
 from stream.batching.ledger import Ledger
 from stream.batching.transport import FetchSettings
 
@@ -42,6 +42,19 @@ class Thread:
 
     def set_fetch(self, max_wait_ms: int, min_bytes: int) -> None:
         self.fetch = (max_wait_ms, min_bytes)
+
+
+def test_a_partition_whose_position_is_being_found_out_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust asks aiokafka for a position that it does not have, which would end the worker: retention has passed it."""
+    looked: list[TP] = []
+    base = LoopConsumer.__mro__[1]
+    monkeypatch.setattr(base, "verify_event_path", lambda _self, _now, tp: looked.append(tp))
+    states = {INPUT: SimpleNamespace(has_valid_position=True), OTHER: SimpleNamespace(has_valid_position=False)}
+    monkeypatch.setattr(LoopConsumer, "state", lambda _self, tp: states.get(tp))
+    consumer: Any = LoopConsumer.__new__(LoopConsumer)
+    for tp in (INPUT, OTHER, TP("not assigned", 0)):
+        consumer.verify_event_path(0.0, tp)
+    assert looked == [INPUT]
 
 
 @pytest.fixture
