@@ -297,10 +297,13 @@ class TransformerTraining(SequenceTraining, frozen=True, tag="transformer"):
     """`training.nets.transformer`. It looks back on as many events as the record keeps, at most 100.
 
     Attributes:
+        epochs, batch: attention wants larger batches than recurrences, and more epochs of them.
         n_layers: see the model.
         n_heads: see the model.
     """
 
+    epochs: Positive = 16
+    batch: Positive = 16
     n_layers: Positive = 2
     n_heads: Positive = 2
 

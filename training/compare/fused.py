@@ -12,7 +12,7 @@ As always in leave-one-out, others' later events are among what is known; here t
 Global time:
 
     time                 |-- sequence model --|-- ranker's targets --| cut |-- judged --|
-    statistics           from the beginning on, as they were up to an hour before each event; they go on after the cut
+    statistics           from the beginning on, as they were up to a day before each event; they go on after the cut
 
 All of it goes through the worker's own composition: fold, retrieve, candidates, features, rank.
 """
@@ -37,7 +37,7 @@ from stream.core.candidates import CandidateSpec
 from stream.core.catalogue import ItemUpdate
 from stream.core.events import item_keys
 from stream.core.features import FeatureSpec
-from stream.core.scales import DAY_MS, DEFAULT_SCALES, HOUR_MS
+from stream.core.scales import DAY_MS, DEFAULT_SCALES
 from stream.core.seam import Policy, Recommender
 from stream.core.state import StateSpec
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, StatisticsSpec
@@ -209,7 +209,9 @@ class _Stage:
         if self._served is None:
             self._served = served(member.model, self.spec, len(member.vocabulary))
         recommender = Recommender(self.spec, scorer, member.vocabulary, self.policy, retriever=self._served)
-        return Replay(self.log, recommender, items=self.items, period_ms=HOUR_MS, view=view), scorer
+        # The shorter the period, the smaller the batches; under a view that stays as it is, it says nothing.
+        period_ms = DAY_MS if view is None else _EVER_MS
+        return Replay(self.log, recommender, items=self.items, period_ms=period_ms, view=view), scorer
 
 
 class _LeaveOneOut(_Stage):
