@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,10 +13,18 @@ from stream.core.catalogue import ItemUpdate
 from tests.training.compare.ratings import sequences
 from training.backtest.significance import gains
 from training.compare.baselines import baseline
-from training.compare.fused import FUSION, fuse, log_of
-from training.compare.task import PROTOCOLS, Protocol, look, split
+from training.compare.fused import FUSION, Fused, fuse, log_of
+from training.compare.task import PROTOCOLS, Protocol, Task, look, split
 
 SMALL = changed(FUSION, d=16, epochs=4, ranker=changed(FUSION.ranker, epochs=6))
+ITEMS = [ItemUpdate(item, f"genre {n % 3}", f"film {n}") for n, item in enumerate(sequences().vocabulary)]
+
+
+@cache
+def fused_small(protocol: Protocol) -> tuple[Task, Fused]:
+    """Nothing changes it, so that once is enough."""
+    task = split(sequences(), protocol)
+    return task, fuse(task, ITEMS, SMALL, withouts=("nothing", "statistics"))
 
 
 def test_the_log_of_sequences_has_the_known_events_in_the_order_of_time() -> None:
@@ -39,9 +48,7 @@ def test_the_log_of_sequences_has_the_known_events_in_the_order_of_time() -> Non
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_fusion_finds_more_than_popularity_does(protocol: Protocol) -> None:
-    task = split(sequences(), protocol)
-    items = [ItemUpdate(item, f"genre {n % 3}", f"film {n}") for n, item in enumerate(task.whole.vocabulary)]
-    fused = fuse(task, items, SMALL, withouts=("nothing", "statistics"))
+    task, fused = fused_small(protocol)
     assert set(fused.found) == {"nothing", "statistics"}
     popular = gains(look(task, baseline("popularity", task), max_length=200).place, 10)["ndcg"].mean()
     place = fused.found["nothing"].place
@@ -57,12 +64,11 @@ def test_a_fusion_finds_more_than_popularity_does(protocol: Protocol) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_nothing_that_is_judged_reaches_what_learns(protocol: Protocol) -> None:
     """Exchange the items of all targets (and, split by time, of all that follows them): the same weights come out."""
-    task = split(sequences(), protocol)
+    task, one = fused_small(protocol)
     item = task.whole.item.copy()
     item[task.rows] = 1 + item[task.rows] % 20
     whole = dataclasses.replace(task.whole, item=item)
-    one = fuse(task, [], SMALL)
-    two = fuse(dataclasses.replace(task, whole=whole), [], SMALL)
+    two = fuse(dataclasses.replace(task, whole=whole), ITEMS, SMALL)
     for mine, other in zip(one.models["nothing"].parameters(), two.models["nothing"].parameters(), strict=True):
         assert mine.equal(other)
     assert one.member.retriever.table.equal(two.member.retriever.table)
