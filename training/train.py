@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,25 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from stream.bundle.load import Bundle, load_bundle
-from stream.bundle.manifest import Manifest, TrainingWindow
-from stream.core.catalogue import ItemUpdate
+from stream.bundle.load import Bundle
+from stream.bundle.manifest import Manifest
 from stream.core.distributions import Binned
 from stream.core.features import FeatureSpec
 from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
-from stream.logs import open_log, read_items
 from training.baskets import basket_places
+from training.bundle_writer import BundleWriter
 from training.config import (
     Config,
     FusionTraining,
     RankerTraining,
     RecurrentTraining,
     SequenceTraining,
-    common_values,
-    feature_spec,
     span_ms,
 )
 from training.drift import reference_by_replay, reference_of
 from training.evaluate import Baselines, Evaluation, evaluate
-from training.export import RetrievalModel, served, write_bundle
+from training.export import served
 from training.fit import Journal
 from training.fusion import (
     MEMBER,
@@ -52,55 +49,27 @@ from training.fusion import (
     train_member,
     untrained_fusion,
 )
-from training.indexing import IndexSettings, some_histories
+from training.indexing import some_histories
 from training.lessons import InMemory
 from training.listwise import fit_fusion, fit_ranker, n_steps
-from training.log import Log, item_updates
+from training.material import Material, prepare
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
-from training.preprocess import preprocess
-from training.preprocess.pipeline import read_events
 from training.processes import ALONE, Processes
 from training.replay import RecordingScorer, Replay
 from training.reporter import Quiet, Reporter
 from training.rows import Rows, Sample, record, recorded
 from training.sequence_models import inputs_of, n_state_of, parts_of
-from training.sequences import SequenceBatch, UserSequences, pieces
-from training.shards import read_description, read_rows
-from training.targets import Targets, find_targets, sampled
+from training.sequences import UserSequences, pieces
+from training.shards import read_rows
+from training.targets import Targets
 from training.train_sequences import learn, spec_for
 from training.train_streamed import is_long, learn_streamed, train_streamed
 from training.warm import Start, keep_weights
 
-__all__ = ["Material", "Trained", "assist", "evaluate_bundle", "prepare", "train"]
+__all__ = ["Trained", "assist", "evaluate_bundle", "train"]
 
 _EXAMPLES = 12
 _CANDIDATE_INPUTS = ("candidates", "candidate_features", "context_features")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Material:
-    """A log with everything that a configuration says about it.
-
-    Attributes:
-        spec: features, their segments taken from the training window.
-        log: all events until the end of validation.
-        items: what is known of items.
-        from_ms, split_ms, until_ms: training is `[from_ms, split_ms)`, validation `[split_ms, until_ms)`.
-        train, validate: the targets of both.
-        source: what the log is called in the bundle.
-        preprocessing: what the log went through before, for the manifest.
-    """
-
-    spec: FeatureSpec
-    log: Log
-    items: list[ItemUpdate]
-    from_ms: int
-    split_ms: int
-    until_ms: int
-    train: Targets
-    validate: Targets
-    source: str
-    preprocessing: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,59 +87,6 @@ class Trained:
     path: Path
     evaluation: Evaluation
     seconds: dict[str, float]
-
-
-def prepare(
-    config: Config, tables: tuple[pl.DataFrame, pl.DataFrame | None] | None = None, rows: Path | None = None
-) -> Material:
-    """Read the log and decide what is trained and judged.
-
-    Args:
-        tables: events and items in the normal form of `stream.logs`, where they do not come from files.
-        rows: a folder of rows that were made before, see `training.shards`: the segments are theirs.
-
-    Raises:
-        PolytempoError: the log cannot be read, lacks a column, does not cover the time ranges, or the rows have other
-            features.
-    """
-    frame, items, source = _tables(config) if tables is None else (*tables, _source(config))
-    times = frame["ts_ms"].drop_nulls()
-    if len(times) == 0:
-        raise PolytempoError("there is no event in the log.")
-    from_ms, split_ms, until_ms = config.window.bounds_ms(int(times.min()), int(times.max()))  # type: ignore[arg-type]
-    prepared = None
-    if config.preprocess is not None:
-        types = feature_spec(config.features, dict.fromkeys(config.features.segments, ())).types
-        prepared = preprocess(frame, config.preprocess, known_until_ms=split_ms, types=types)
-        frame = prepared.events
-    window = frame.filter((pl.col("ts_ms") >= from_ms) & (pl.col("ts_ms") < split_ms))
-    missing = [name for name in config.features.segments if name not in frame.columns]
-    if missing:
-        raise PolytempoError(
-            f"the log has no context field {', '.join(missing)}.", "Columns: " + ", ".join(frame.columns)
-        )
-    if rows is None:
-        spec = feature_spec(config.features, common_values(config.features, window))
-    else:
-        spec = _spec_of(rows, config)
-    if prepared is not None:
-        spec = replace(spec, values=prepared.values)
-    log = Log.of(frame.filter(pl.col("ts_ms") < until_ms), spec.types, spec.statistics.segment_fields)
-    if len(log) == 0:
-        raise PolytempoError("no event of the log can be used.", f"Event types are {', '.join(spec.types.names)}.")
-    targets = find_targets(log, spec.types.weight_table(), spec.state.session_gap_ms)
-    train = targets.within(log.between(from_ms, split_ms))
-    # A draw of its own: training may take every target while validation judges a sample of them.
-    train = sampled(train, len(log), config.window.train_sample, seed=config.seed + 1)
-    validate = sampled(targets, len(log), config.window.validate_sample).within(log.between(split_ms, until_ms))
-    if len(train) == 0 or len(validate) == 0:
-        raise PolytempoError(
-            f"there are {len(train)} targets to train on and {len(validate)} to validate on: both are needed.",
-            "A target is an event that continues a session, on an item that is new to it.",
-        )
-    updates = [] if items is None else item_updates(items)
-    record = None if prepared is None else prepared.record
-    return Material(spec, log, updates, from_ms, split_ms, until_ms, train, validate, source, record)
 
 
 def train(
@@ -265,7 +181,7 @@ def assist(
         return
     material = prepare(config, tables)
     spec, sequences = _sequences(config.model, material)
-    window = _window(material, "")
+    window = material.window("")
     lesson = InMemory(sequences, config.model.hold_back)
     learn(config, config.model, lesson, spec, window=window, checkpoint=checkpoint, processes=processes)
 
@@ -336,7 +252,7 @@ def _train_ranker(
         metrics = {"n_rows": float(len(rows)), "train/candidate_recall": rows.recall}
         # The map must be let go of before its folder goes.
         del rows
-    writer = _Writer(config, material, module, command, replace, example, _CANDIDATE_INPUTS, "candidates")
+    writer = BundleWriter(config, material, module, command, replace, example, _CANDIDATE_INPUTS, "candidates")
     bundle = writer.draft()
     replay.exchange(Recommender(spec, bundle.scorer, policy=policy))
     report.stage("evaluating", len(log) - split)
@@ -413,7 +329,7 @@ def _train_fusion(
         example = _examples(rows)
         metrics = {"n_rows": float(len(rows)), "train/candidate_recall": rows.recall}
         del rows
-    writer = _Writer(
+    writer = BundleWriter(
         config, material, module, command, replace, example, inputs, "candidates", member.vocabulary, 0, member.model,
         histories=some_histories(sequences),
     )  # fmt: skip
@@ -478,7 +394,7 @@ def _train_recurrent(
     )
     clock.lap("fit")
     wanted = ("item", "kind", "gap_s", "value", "state")
-    writer = _Writer(
+    writer = BundleWriter(
         config, material, module, command, replace, None, wanted, "vocabulary", vocabulary, model.n_state,
         histories=some_histories(sequences_of(log, spec, window, model.n_items)),
     )  # fmt: skip
@@ -511,7 +427,7 @@ def _train_sequence(
         model,
         InMemory(sequences, model.hold_back),
         spec,
-        window=_window(material, command),
+        window=material.window(command),
         checkpoint=checkpoint,
         on_step=_Steps(report),
         processes=processes,
@@ -520,7 +436,7 @@ def _train_sequence(
     )
     clock.lap("fit")
     module = learnt.module
-    writer = _Writer(
+    writer = BundleWriter(
         config,
         material,
         module,
@@ -585,12 +501,6 @@ class _Steps:
         self._report.at(done, note)
 
 
-def _window(material: Material, command: str) -> TrainingWindow:
-    """What a bundle says of its training."""
-    rows = material.log.between(material.from_ms, material.split_ms)
-    return TrainingWindow(material.from_ms, material.split_ms, rows.stop - rows.start, material.source, command)
-
-
 def _read(
     made_before: Path,
     replay: Replay,
@@ -607,80 +517,6 @@ def _read(
         report.at(part.n_events)
     inputs = replay.recommender.scorer.inputs
     return read_rows(made_before, folder, inputs=inputs, from_ms=material.from_ms, until_ms=material.split_ms)
-
-
-def _spec_of(rows: Path, config: Config) -> FeatureSpec:
-    """The features of rows that were made before.
-
-    Raises:
-        PolytempoError: the configuration wants others.
-    """
-    spec = read_description(rows).spec
-    values = {segment.field: segment.values for segment in spec.statistics.segments}
-    if config.preprocess is not None or set(values) != set(config.features.segments) or (
-        feature_spec(config.features, values) != spec
-    ):  # fmt: skip
-        raise PolytempoError(
-            f"the rows in {rows} have other features than the configuration.",
-            "Make them with `polytempo rows --config` and this configuration.",
-        )
-    return spec
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Writer:
-    """Writes a bundle twice: aside, to be evaluated, and with its figures where it belongs."""
-
-    config: Config
-    material: Material
-    module: torch.nn.Module
-    command: str
-    replace: bool
-    example: Mapping[str, NDArray[Any]] | None
-    inputs: tuple[str, ...]
-    space: Any
-    vocabulary: list[str] | None = None
-    n_state: int = 0
-    retrieval: RetrievalModel | None = None
-    parts: tuple[str, ...] = ()
-    histories: SequenceBatch | None = None
-
-    def draft(self) -> Bundle:
-        """The bundle without figures, loaded with every check."""
-        with tempfile.TemporaryDirectory(prefix="polytempo-bundle-") as folder:
-            self._write(Path(folder) / "draft", {})
-            return load_bundle(Path(folder) / "draft")
-
-    def write(self, metrics: dict[str, float], distributions: dict[str, Binned] | None = None) -> Manifest:
-        """The bundle where the configuration wants it."""
-        figures = {name: round(value, 5) for name, value in metrics.items()}
-        return self._write(Path(self.config.bundle.path), figures, distributions)
-
-    def _write(self, path: Path, metrics: dict[str, float], distributions: dict[str, Binned] | None = None) -> Manifest:
-        output, material = self.config.bundle, self.material
-        return write_bundle(
-            path,
-            module=self.module,
-            inputs=self.inputs,
-            features=material.spec,
-            space=self.space,
-            name=output.name,
-            version=output.version,
-            training=_window(material, self.command),
-            vocabulary=self.vocabulary or [],
-            n_state=self.n_state,
-            parts=self.parts,
-            policy=self.config.policy,
-            metrics=metrics,
-            description=output.description,
-            preprocessing=material.preprocessing,
-            distributions=distributions,
-            example=self.example,
-            replace=self.replace,
-            retrieval=self.retrieval,
-            index=IndexSettings(output.index_above, output.index_recall),
-            histories=self.histories,
-        )
 
 
 def _beside_baskets(config: Config, material: Material, judged: Targets, evaluation: Evaluation) -> Evaluation:
@@ -717,22 +553,3 @@ def _examples(rows: Rows) -> dict[str, NDArray[Any]]:
         "context_features": rows.context_features[index].astype(np.float32),
         **{name: column[index] for name, column in rows.heard.items()},
     }
-
-
-def _tables(config: Config) -> tuple[pl.DataFrame, pl.DataFrame | None, str]:
-    if config.data.file is None:
-        raise PolytempoError("the configuration simulates its log: whoever calls must bring the tables.")
-    mapping = config.data.columns.mapping(tuple(config.features.segments))
-    if config.preprocess is None:
-        frame = open_log(config.data.file, mapping).frame()
-    else:
-        frame = read_events(config.data.file, mapping, config.preprocess).events
-    items = None if config.data.items is None else read_items(config.data.items)
-    return frame, items, _source(config)
-
-
-def _source(config: Config) -> str:
-    if config.data.file is not None:
-        return Path(config.data.file).name
-    options = ", ".join(f"{name} {value:g}" for name, value in (config.data.simulate or {}).items())
-    return f"simulated shop ({options})"

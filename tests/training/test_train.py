@@ -27,11 +27,12 @@ from training.config import Config, Data, Features, Output, RankerTraining, Recu
 from training.drift import Drift, drift_of, references_of
 from training.listwise import Ensemble
 from training.log import Log, item_updates
+from training.material import prepare
 from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 from training.replay import Replay
 from training.rowmaking import Recipe, make_rows
 from training.shards import Description
-from training.train import Trained, evaluate_bundle, prepare, train
+from training.train import Trained, evaluate_bundle, train
 
 FEATURES = Features(
     popularity=("all:1h", "continuing:1d", "all:1d:device"),
