@@ -72,14 +72,16 @@ class Noting:
         self._spec = spec
         self._select = select
         self._noted: list[dict[str, NDArray[Any]]] = []
-        self.start = 0
-        """The row of the log that the next batch begins with."""
+        self.replay: Replay | None = None
+        """Whose recommender this witnesses: it knows which events of the log a batch is of."""
 
     def __call__(
         self, rows: NDArray[np.intp], inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
     ) -> None:
         """Keep the selected ones of R events; a `stream.core.seam.Witness`."""
-        here = np.flatnonzero(self._select[self.start + rows])
+        if self.replay is None:
+            raise ValueError("who witnesses a replay must know which one")
+        here = np.flatnonzero(self._select[self.replay.batch_start + rows])
         if len(here) > 0:
             given, said = ({name: column[here] for name, column in each.items()} for each in (inputs, outputs))
             self._noted.append(named_values(self._spec, given, said))
@@ -120,7 +122,6 @@ def reference_by_replay(
     noting, replay, select = _noted_replay(bundle, log, items, period_ms)
     select[rows] = _drawn(log, rows, n / max(rows.stop - rows.start, 1), seed)
     for batch in replay.run(rows.stop, select):
-        noting.start = batch.stop
         if on_progress is not None:
             on_progress(batch.stop)
     return _binned(noting.taken())
@@ -140,7 +141,8 @@ def _noted_replay(
     recommender = Recommender(
         bundle.features, bundle.scorer, bundle.vocabulary, policy, bundle.tag, bundle.retriever, noting
     )
-    return noting, Replay(log, recommender, items=items, period_ms=period_ms), select
+    noting.replay = Replay(log, recommender, items=items, period_ms=period_ms)
+    return noting, noting.replay, select
 
 
 def references_of(bundle: Bundle) -> Mapping[str, Binned]:
@@ -209,7 +211,6 @@ def drift_of(
             found.append(Drift(begin, first + (step + 1) * step_ms, n_all, index))
 
     for batch in replay.run(rows.stop, select):
-        noting.start = batch.stop
         values = noting.taken()
         if len(batch.rows) > 0:
             step = int(step_of[batch.rows[0]])

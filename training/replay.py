@@ -203,6 +203,11 @@ class Replay:
         if len(recommender.vocabulary.ids) > 0:
             self.view.know(recommender.vocabulary.ids)
 
+    @property
+    def batch_start(self) -> int:
+        """The row of the log that the batch begins with whose pieces are being answered."""
+        return self.at if self._open is None else self._open[0]
+
     def exchange(self, recommender: Recommender) -> None:
         """Go on with another scorer over the same features.
 

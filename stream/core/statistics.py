@@ -52,6 +52,8 @@ _COUNTED: Final = 1
 """Items of a column weigh more than before."""
 _REBASED: Final = 2
 """All of a column were scaled, and rounded with that."""
+_FEW: Final = 1_000
+"""Counts that are always taken note of between two views, however few items there are."""
 _NEVER: Final = -1
 """No generation."""
 _TOUCHED: Final = -2
@@ -216,9 +218,9 @@ class _Segments:
 
 @dataclass(slots=True)
 class ItemStatistics:
-    """The arrays, and the view that scoring reads: `apply` adds activity, `refresh` rebuilds what is derived.
+    """The arrays, and the view that scoring reads: `apply` adds activity, `refresh` or `renew` makes what is derived.
 
-    Scoring reads the arrays directly, so `apply` belongs between batches, followed by `refresh`; what is read in
+    Scoring reads the arrays directly, so `apply` belongs between batches, followed by one of the two; what is read in
     between is one consistent view, the one as of `offset` in the activity topic.
 
     Attributes:
@@ -274,7 +276,8 @@ class ItemStatistics:
     _changed: NDArray[np.uint8] = field(init=False)
     """(n_columns,) what happened to each column since the lists were made: see `_COUNTED` and `_REBASED`."""
     _touched: list[NDArray[np.int32]] = field(init=False, default_factory=list)
-    """Items that were counted since."""
+    """Items that were counted since, some more than once."""
+    _n_touched: int = field(init=False, default=0)
     _is_listed: bool = field(init=False, default=False)
     """Whether the lists differ from the counts by nothing else."""
 
@@ -362,7 +365,7 @@ class ItemStatistics:
         if n_known_of[0] < n_known:  # an item that only a later batch makes known is no neighbour yet
             previous[previous >= np.repeat(n_known_of, [len(item) for item in items])[:, None]] = -1
         item = np.concatenate(items)
-        self._touched.append(item)
+        self._touch(item)
         _count(
             item,
             column("ts_ms"),
@@ -415,6 +418,7 @@ class ItemStatistics:
         )
         self._changed.fill(0)
         self._touched.clear()
+        self._n_touched = 0
         self._is_listed = True
         self.newest.fill(-1)
         published = self.catalogue.published_ms[:n_items]
@@ -433,13 +437,13 @@ class ItemStatistics:
             self.offset = batches[-1][0]
         if updates:
             self.update_items(updates)
-        if self._is_listed:
-            self._renew()
-        else:
-            self.refresh()
+        self.renew()
 
-    def _renew(self) -> None:
-        """As `refresh`, where nothing but counting happened since the last: at the cost of what was counted."""
+    def renew(self) -> None:
+        """As `refresh`: where nothing but counting happened since the last, at the cost of what was counted."""
+        if not self._is_listed:
+            self.refresh()
+            return
         if not self._touched:
             return
         self._grow()
@@ -457,6 +461,17 @@ class ItemStatistics:
         )
         self._changed.fill(0)
         self._touched.clear()
+        self._n_touched = 0
+
+    def _touch(self, items: NDArray[np.int32]) -> None:
+        """Take note of what was counted, unless to look at everything has become the cheaper way."""
+        if not self._is_listed:
+            return
+        self._touched.append(items)
+        self._n_touched += len(items)
+        if self._n_touched > max(len(self.catalogue), _FEW):
+            self._touched.clear()
+            self._is_listed = False
 
     def _uncounted(self, batch: ActivityBatch) -> NDArray[np.bool_] | None:
         """(N,) the entries that count now, None for all; takes note of what the batch covers.

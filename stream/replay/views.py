@@ -101,7 +101,7 @@ class View:
         if updates:
             view.update_items(updates)
         view.items_offset = point.items
-        view.refresh()
+        view.renew()
         self.at = point
         return True
 

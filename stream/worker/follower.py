@@ -275,7 +275,7 @@ class Follower:
             view.items_offset = self._items_offset
         self._batches, self._updates, self._n_waiting = [], [], 0
         if refresh:
-            view.refresh()
+            view.renew()
 
     async def _restore(self, end: int, begin: int) -> None:
         """Begin with the snapshot if it belongs to this topic: the message that it ended with must still be there."""

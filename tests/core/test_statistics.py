@@ -246,6 +246,20 @@ def test_a_view_that_moves_on_is_the_view_made_anew(seed: int, restocked: bool) 
             np.testing.assert_array_equal(moving.log_share[number], anew.log_share[number])
 
 
+@pytest.mark.parametrize("n_counts", [1, 30])
+def test_a_view_may_move_on_after_any_number_of_counts(n_counts: int) -> None:
+    """A recovery counts a whole topic before anybody looks: no note is taken of each of its events."""
+    view = ItemStatistics(SPEC)
+    view.refresh()
+    for step in range(n_counts):
+        log = [Entry(MANY[(step + n * n) % len(MANY)], 1.0, T0_MS + n, True) for n in range(100)]
+        view.apply(activity(log, 1000 * step))
+    view.renew()
+    anew = ItemStatistics.restore(SPEC, view.snapshot())
+    np.testing.assert_array_equal(view.listed, anew.listed)
+    assert sum(map(len, view._touched)) == 0
+
+
 @pytest.mark.parametrize("weakest", range(4))
 def test_whichever_neighbour_is_weakest_makes_room(weakest: int) -> None:
     """
