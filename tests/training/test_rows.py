@@ -120,7 +120,7 @@ class EarlyStatistics(Replay):
             stop = min(batch.stop + 20, len(log))
             if stop > batch.stop:
                 step = self.recommender.step(
-                    ahead.states.get(ahead._users(batch.stop, stop)),
+                    ahead.states.get(ahead.users(batch.stop, stop)),
                     log.batch(batch.stop, stop),
                     self.view,
                     source="early/0",
