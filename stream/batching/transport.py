@@ -19,6 +19,7 @@ SETTINGS: Final = MappingProxyType(
     {
         "broker_max_poll_records": 2000,
         "broker_commit_interval": 1.0,
+        "consumer_metadata_max_age_ms": 15_000,  # a topic that came, grew or went is seen so soon, not after 5 minutes
         "producer_acks": -1,
         "producer_request_timeout": 60.0,  # Faust waits 20 minutes for a broker that does not answer
         "producer_max_batch_size": 1 << 20,
