@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Quiet", "Reporter"]
+__all__ = ["Quiet", "Reporter", "Steps"]
 
 
 class Reporter(Protocol):
@@ -27,3 +27,17 @@ class Quiet:
 
     def at(self, done: int, note: str = "") -> None:
         """Nothing."""
+
+
+class Steps:
+    """Tells a reporter of steps of training; how many there will be is known at the first."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report, self._begun = report, False
+
+    def __call__(self, done: int, n_steps: int, note: str) -> None:
+        """`done` of `n_steps` are."""
+        if not self._begun:
+            self._report.stage("training", n_steps)
+            self._begun = True
+        self._report.at(done, note)

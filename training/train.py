@@ -56,7 +56,7 @@ from training.material import Material, prepare
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
 from training.processes import ALONE, Processes
 from training.replay import RecordingScorer, Replay
-from training.reporter import Quiet, Reporter
+from training.reporter import Quiet, Reporter, Steps
 from training.rows import Rows, Sample, record, recorded
 from training.sequence_models import inputs_of, n_state_of, parts_of
 from training.sequences import UserSequences, pieces
@@ -429,7 +429,7 @@ def _train_sequence(
         spec,
         window=material.window(command),
         checkpoint=checkpoint,
-        on_step=_Steps(report),
+        on_step=Steps(report),
         processes=processes,
         journal=journal,
         start=start,
@@ -486,19 +486,6 @@ def _sequences(
 def _refuse(what: str, hint: str, *, asked: bool) -> None:
     if asked:
         raise PolytempoError(f"{what} for sequence models only.", hint)
-
-
-class _Steps:
-    """Tells a reporter of steps; how many there will be is known at the first."""
-
-    def __init__(self, report: Reporter) -> None:
-        self._report, self._begun = report, False
-
-    def __call__(self, done: int, n_steps: int, note: str) -> None:
-        if not self._begun:
-            self._report.stage("training", n_steps)
-            self._begun = True
-        self._report.at(done, note)
 
 
 def _read(

@@ -34,7 +34,7 @@ from training.fit import Journal
 from training.indexing import IndexSettings, some_histories
 from training.lessons import InShards
 from training.processes import ALONE, Processes
-from training.reporter import Quiet, Reporter
+from training.reporter import Quiet, Reporter, Steps
 from training.sequence_models import inputs_of, n_state_of, parts_of
 from training.sequence_shards import Shards, cut_shards
 from training.train_sequences import Learnt, learn, places_of, spec_for
@@ -206,24 +206,11 @@ def learn_streamed(
         spec,
         window=window,
         checkpoint=checkpoint,
-        on_step=_Progress(report),
+        on_step=Steps(report),
         processes=processes,
         journal=journal,
     )
     return Streamed(spec, window, lesson, learnt, (split_ms, until_ms))
-
-
-class _Progress:
-    """Tells a reporter of steps; how many there will be is known at the first."""
-
-    def __init__(self, report: Reporter) -> None:
-        self._report, self._begun = report, False
-
-    def __call__(self, done: int, n_steps: int, note: str) -> None:
-        if not self._begun:
-            self._report.stage("training", n_steps)
-            self._begun = True
-        self._report.at(done, note)
 
 
 def _own_folder(config: Config) -> Path:

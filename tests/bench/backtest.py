@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 from unittest import mock
 
 import numpy as np
@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 import stream.core.seam as seam
 import training.evaluate as evaluation
 from stream.bundle.load import Bundle, load_bundle
-from stream.core.features import FeatureSpec, TensorSpec, menu
 from stream.core.seam import Recommender
 from stream.core.statistics import ItemStatistics
 from stream.demo.shop import ShopConfig, simulate
 from stream.errors import PolytempoError
 from stream.logs import open_log
+from tests.bench.first_feature import FirstFeature
 from tests.bench.path import a_bundle
 from tests.bench.path_stages import Stages
 from training.backtest.analysis import analyse
@@ -92,22 +92,6 @@ class BacktestOptions:
     period_ms: int = 10_000
     batch_size: int = 256
     n_rounds: int = 1
-
-
-class _Unranked:
-    """The cheapest scorer there is: a candidate's first feature."""
-
-    n_state = 0
-    space: Literal["candidates", "vocabulary"] = "candidates"
-
-    def __init__(self, spec: FeatureSpec) -> None:
-        offered = menu(spec)
-        wanted = ("candidates", "candidate_features", "context_features")
-        self.inputs: Mapping[str, TensorSpec] = {name: offered[name] for name in wanted}
-
-    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every candidate with its first feature."""
-        return {"items": inputs["candidates"], "scores": np.ascontiguousarray(inputs["candidate_features"][:, :, 0])}
 
 
 @dataclass(slots=True)
@@ -217,7 +201,7 @@ def _range(options: BacktestOptions, material: Material) -> tuple[int, int]:
 
 
 def _without_model(bundle: Bundle) -> Bundle:
-    return replace(bundle, scorer=_Unranked(bundle.features), retriever=None)  # type: ignore[arg-type]
+    return replace(bundle, scorer=FirstFeature(bundle.features), retriever=None)  # type: ignore[arg-type]
 
 
 def _replayed(options: BacktestOptions, material: Material, way: _Way, first: int) -> tuple[Run, dict[str, float]]:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from stream.core.activity import ActivityBatch
 from stream.core.arms import Arms
 from stream.core.events import EventBatch
-from stream.core.features import FeatureSpec, TensorSpec, menu
+from stream.core.features import FeatureSpec
 from stream.core.parts import Part
 from stream.core.scales import DAY_MS, DEFAULT_SCALES, HOUR_MS, WindowSpec
 from stream.core.seam import Policy, Recommender
 from stream.core.state import decode_states
 from stream.core.statistics import ItemStatistics
+from tests.bench.first_feature import FirstFeature
 from tests.bench.growth_chart import drawn
 from tests.bench.growth_vocabulary import vocabulary
 from tests.bench.growth_workers import workers
@@ -67,21 +68,6 @@ class GrowthOptions:
     plot: Path | None = None
 
 
-class _ByPopularity:
-    """The cheapest scorer there is: a candidate's first feature."""
-
-    n_state = 0
-    space: Literal["candidates", "vocabulary"] = "candidates"
-
-    def __init__(self, spec: FeatureSpec) -> None:
-        offered = menu(spec)
-        wanted = ("candidates", "candidate_features", "context_features")
-        self.inputs: Mapping[str, TensorSpec] = {name: offered[name] for name in wanted}
-
-    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {"items": inputs["candidates"], "scores": np.ascontiguousarray(inputs["candidate_features"][:, :, 0])}
-
-
 class _World:
     """Users with records, items with statistics, and a clock that runs on."""
 
@@ -90,7 +76,7 @@ class _World:
         self.view = ItemStatistics(spec.statistics)
         self.ids = [f"item-{number}" for number in range(n_items)]
         self.view.know(self.ids)
-        self.arms = Arms([Recommender(spec, _ByPopularity(spec), policy=Policy())])
+        self.arms = Arms([Recommender(spec, FirstFeature(spec), policy=Policy())])
         self.users = [f"u{number}" for number in range(n_users)]
         self.states: dict[str, bytes] = {}
         self.now_ms, self.offset = _T0_MS, 0
