@@ -31,6 +31,8 @@ __all__ = ["BASELINES", "Baselines", "Evaluation", "evaluate"]
 
 BASELINES: Final = ("popularity", "popularity_1h", "co_visitation")
 _ALL_TIME, _HOUR = 0, 1  # popularity channels
+_LEAST = 1e-6
+"""What a share of popularity weighs that only fills up: less than any share of transitions."""
 _EVER_MS: Final = 3650 * DAY_MS
 
 
@@ -63,13 +65,18 @@ class Baselines:
     """The baselines' own statistics, and their rankings."""
 
     def __init__(
-        self, spec: FeatureSpec, seen: str = "session", fading: Literal["half-life", "e-fold"] = "half-life"
+        self,
+        spec: FeatureSpec,
+        seen: str = "session",
+        fading: Literal["half-life", "e-fold"] = "half-life",
+        mixing: Literal["sum", "fill"] = "sum",
     ) -> None:
         """Like `spec` in event types and records, with the seen policy `seen`.
 
         Args:
             fading: what is left of a count after its hour or day: half of it, or one e-th, which is how exponential
                 averages are often published.
+            mixing: whether co-visitation and popularity are added, or popularity only fills up what the other leaves.
         """
         share = 1.0 if fading == "half-life" else math.log(2)
         statistics = StatisticsSpec(
@@ -79,6 +86,7 @@ class Baselines:
         lists = ((statistics.popularity[_HOUR].name, 1),)
         self.spec = FeatureSpec(spec.types, spec.state, statistics, CandidateSpec(lists=lists), spec.n_history)
         self.view = ItemStatistics(statistics)
+        self._popular = np.float32(1.0 if mixing == "sum" else _LEAST)
         self._seen = SEEN_POLICIES.index(seen)
         self._weights = spec.types.weight_table()
         self._scratch = Scratch()
@@ -102,7 +110,7 @@ class Baselines:
     def _followed(
         self, after: States, as_of_ms: NDArray[np.int64], popular: NDArray[np.int32]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Items (R, k) and scores: share of the transitions from the user's last item, plus share of the last hour."""
+        """Items (R, k) and scores: share of the transitions from the user's last item, mixed with that of the hour."""
         view = self.view
         liked = (after["ring_item"] != 0) & (self._weights[after["ring_kind"]] > 0)
         newest = after["ring_item"].shape[1] - 1 - liked[:, ::-1].argmax(axis=1)
@@ -113,7 +121,7 @@ class Baselines:
         decay = np.exp2(-age_ms / view.pair_half_life_ms[0])[:, None]
         share = view.slot_weight[row, :, 0] * decay / (view.row_sum[row, :1] * decay + SHRINK)
         everything = np.concatenate([items, popular], axis=1)
-        hour = view.weight[np.maximum(everything, 0), _HOUR] / max(float(view.total[_HOUR]), 1e-9)
+        hour = view.weight[np.maximum(everything, 0), _HOUR] / max(float(view.total[_HOUR]), 1e-9) * self._popular
         hour[:, : items.shape[1]] += np.where(items >= 0, share, 0)
         return everything.astype(np.int32), hour.astype(np.float32)
 

@@ -60,6 +60,7 @@ def backtest(
     every_event: Annotated[bool, Parameter(group=CONDITIONS)] = False,
     at: Annotated[Literal["event", "target"], Parameter(group=CONDITIONS)] = "event",
     fading: Annotated[Literal["half-life", "e-fold"], Parameter(group=CONDITIONS)] = "half-life",
+    mixing: Annotated[Literal["sum", "fill"], Parameter(group=CONDITIONS)] = "sum",
     baselines: Annotated[bool, Parameter(group=CONDITIONS, negative="--no-baselines")] = True,
     batch: int = 256,
     processes: int = 1,
@@ -114,6 +115,7 @@ def backtest(
         at: What is judged: the list made at the user's event before the target, as the worker publishes it, or one
             asked for at the target's own time. Both know only what was over before.
         fading: Whether the hour and the day of the baselines are half-lives or e-folding times.
+        mixing: Whether the baseline of co-visitation adds popularity, or fills up with it what would stay empty.
         baselines: Whether popularity and co-visitation are judged, too.
         batch: Events in a batch.
         processes: Processes that share the work. Figures stay the same.
@@ -180,6 +182,7 @@ def backtest(
         every_event=every_event,
         seen=seen,
         fading=fading,
+        mixing=mixing,
         forget_after_ms=0 if forget_after is None else parse_duration_ms(forget_after),
     )
     if staleness:

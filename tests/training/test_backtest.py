@@ -269,6 +269,18 @@ def test_an_hour_may_be_a_half_life_or_an_e_folding_time() -> None:
     assert hour == {"half-life": 3_600_000, "e-fold": round(3_600_000 * np.log(2))}
 
 
+def test_popularity_is_added_to_co_visitation_or_only_fills_up(
+    small: Material, targets: Targets, tmp_path: Path
+) -> None:
+    def places(mixing: Literal["sum", "fill"]) -> dict[str, list[int]]:
+        found = Backtest(small, targets, Conditions(mixing=mixing), tmp_path / mixing).go(tasks_of([]))
+        assert found is not None
+        return {each.name: each.place.tolist() for each in found}
+
+    added, filled = places("sum"), places("fill")
+    assert {name for name in added if added[name] != filled[name]} == {"co_visitation"}
+
+
 # ---- what is judged -------------------------------------------------------------------------------------------------
 
 

@@ -52,6 +52,7 @@ class Conditions:
         every_event: recommend at every event of the judged range, as live, not only where a target follows.
         seen: replaces the bundles' own rule for what is not recommended again.
         fading: whether the baselines' spans of time are half-lives or e-folding times.
+        mixing: whether co-visitation and popularity are added, or popularity only fills up.
         n_examples: targets that are kept with their user's past and the reasons.
         forget_after_ms: see `stream.core.seam.Policy`; as the workers have it.
     """
@@ -63,6 +64,7 @@ class Conditions:
     every_event: bool = False
     seen: Literal["session", "history", "none"] | None = None
     fading: Literal["half-life", "e-fold"] = "half-life"
+    mixing: Literal["sum", "fill"] = "sum"
     n_examples: int = 12
     forget_after_ms: int = 0
 
@@ -216,7 +218,8 @@ class Run:
         policy = Policy(conditions.k, _seen(bundle, conditions), forget_after_ms=conditions.forget_after_ms)
         self._baselines: Baselines | None = None
         if bundle is None:
-            self._baselines = Baselines(FeatureSpec(types=material.types), policy.seen, conditions.fading)
+            types_alone = FeatureSpec(types=material.types)
+            self._baselines = Baselines(types_alone, policy.seen, conditions.fading, conditions.mixing)
             spec = self._baselines.spec
             recommender = Recommender(spec, _Silent(spec), policy=policy)
             names = tuple(BASELINES)
