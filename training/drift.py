@@ -26,6 +26,7 @@ from stream.core.seam import Policy, Recommender
 from stream.errors import PolytempoError
 from training.log import Log
 from training.replay import Replay
+from training.storage import stretches
 
 __all__ = ["Drift", "Noting", "drift_of", "reference_by_replay", "reference_of", "references_of"]
 
@@ -120,7 +121,7 @@ def reference_by_replay(
         on_progress: called with the events replayed so far.
     """
     noting, replay, select = _noted_replay(bundle, log, items, period_ms)
-    select[rows] = _drawn(log, rows, n / max(rows.stop - rows.start, 1), seed)
+    _draw(log, rows, n / max(rows.stop - rows.start, 1), seed, select)
     for batch in replay.run(rows.stop, select):
         if on_progress is not None:
             on_progress(batch.stop)
@@ -135,7 +136,7 @@ def _noted_replay(
     bundle: Bundle, log: Log, items: list[ItemUpdate], period_ms: int
 ) -> tuple[Noting, Replay, NDArray[np.bool_]]:
     """A replay with a bundle, who notes what is said about events, and the mask (N,) that says of which."""
-    select = np.zeros(len(log), np.bool_)
+    select = log.storage((len(log),), np.bool_)
     noting = Noting(bundle.features, select)
     policy = Policy(bundle.manifest.policy.n, bundle.manifest.policy.seen)
     recommender = Recommender(
@@ -197,7 +198,7 @@ def drift_of(
     step_of = (log.ts_ms - first) // step_ms
     here = np.arange(rows.start, rows.stop)
     n_in_step = np.bincount(step_of[here])[step_of[here]]
-    select[rows] = _drawn(log, rows, max(1, n_sample // _STEPS) / n_in_step, seed)
+    _draw(log, rows, max(1, n_sample // _STEPS) / n_in_step, seed, select)
     steps: deque[tuple[int, int, dict[str, NDArray[np.int64]]]] = deque(maxlen=_STEPS)
     found: list[Drift] = []
     counts, n_events, at = _nothing(references), 0, 0
@@ -229,10 +230,12 @@ def drift_of(
     return found
 
 
-def _drawn(log: Log, rows: slice, share: float | NDArray[np.float64], seed: int) -> NDArray[np.bool_]:
-    """(R,) a draw of a share of the events at `rows`."""
-    drawn: NDArray[np.bool_] = np.random.default_rng(seed).random(rows.stop - rows.start) < share
-    return drawn & log.happened()[rows]
+def _draw(log: Log, rows: slice, share: float | NDArray[np.float64], seed: int, select: NDArray[np.bool_]) -> None:
+    """Select a share of the events at `rows`, one for all of them or one for each."""
+    rng = np.random.default_rng(seed)
+    for here in stretches(rows.start, rows.stop):
+        own = share if isinstance(share, float) else share[here.start - rows.start : here.stop - rows.start]
+        select[here] = (rng.random(here.stop - here.start) < own) & log.happened(here)
 
 
 def _nothing(references: Mapping[str, Binned]) -> dict[str, NDArray[np.int64]]:

@@ -25,6 +25,7 @@ from stream.core.statistics import CoVisitationChannel, ItemStatistics, Populari
 from training.cost import Cost, served_cost
 from training.metrics import hit_rate, ndcg, places, reciprocal_rank
 from training.replay import Replay
+from training.storage import stretches
 from training.targets import Targets
 
 __all__ = ["BASELINES", "Baselines", "Evaluation", "evaluate"]
@@ -55,9 +56,13 @@ class Evaluation:
         figures: dict[str, float] = {"n_targets": float(len(self.place["model"]))}
         for name, place in self.place.items():
             prefix = "" if name == "model" else f"{name}/"
-            figures[f"{prefix}hr@{self.n}"] = hit_rate(place, self.n)
-            figures[f"{prefix}ndcg@{self.n}"] = ndcg(place, self.n)
-            figures[f"{prefix}mrr@{self.n}"] = reciprocal_rank(place, self.n)
+            # There are few places: each is judged once, and counts as often as it occurs.
+            share = np.bincount(place, minlength=self.n + 1) / max(1, len(place))
+            each = np.arange(len(share))[:, None]
+            for metric, of in (("hr", hit_rate), ("ndcg", ndcg), ("mrr", reciprocal_rank)):
+                figures[f"{prefix}{metric}@{self.n}"] = math.fsum(
+                    weight * of(one, self.n) for weight, one in zip(share.tolist(), each, strict=True)
+                )
         return figures
 
 
@@ -166,13 +171,16 @@ def evaluate(
     log = replay.log
     if len(targets) == 0 or targets.scored.min() < replay.at or targets.scored.max() >= until:
         raise ValueError(f"the {len(targets)} targets are not all scored between the events {replay.at} and {until}")
-    target_of = targets.target_of(len(log))
+    number, select = log.storage((len(log),), np.int64), log.storage((len(log),), np.bool_)
+    for some in stretches(0, len(targets)):
+        number[targets.scored[some]] = np.arange(some.start, some.stop)
+        select[targets.scored[some]] = True
     names: Sequence[str] = ("model", *(BASELINES if baselines is not None else ()))
-    place = {name: np.zeros(len(targets), np.int64) for name in names}
-    for batch in replay.run(until, target_of >= 0):
+    place = {name: log.storage((len(targets),), np.int64) for name in names}
+    for batch in replay.run(until, select):
         if len(batch.rows) > 0:
-            here = np.searchsorted(targets.row, target_of[batch.rows])
-            keys = log.key[log.item[target_of[batch.rows]]]
+            here = number[batch.rows]
+            keys = log.key[log.item[targets.row[here]]]
             wanted = replay.view.catalogue.index.lookup(keys)
             place["model"][here] = places(batch.answers.ranked.items[:, :n], wanted)
             if baselines is not None:

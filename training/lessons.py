@@ -41,6 +41,11 @@ class Lesson(Protocol):
         ...
 
     @property
+    def n_events(self) -> int:
+        """Events of the training window: those that are learnt from, and those behind them."""
+        ...
+
+    @property
     def n_taught(self) -> int:
         """Events that are learnt from."""
         ...
@@ -82,6 +87,11 @@ class InMemory:
         return self._whole.vocabulary
 
     @property
+    def n_events(self) -> int:
+        """See `Lesson`."""
+        return len(self._whole)
+
+    @property
     def n_taught(self) -> int:
         """See `Lesson`."""
         return len(self._train)
@@ -109,14 +119,16 @@ class InShards:
     """One shard after the other.
 
     Attributes:
-        shards: of the log until `until_ms` at least.
+        shards: of the log until `until_ms`.
         cut_ms: what lies before is learnt from, what lies in `[cut_ms, until_ms)` chooses.
-        n_taught, n_chosen: events of both.
+        n_events: of the training window.
+        n_taught, n_chosen: see `Lesson`.
     """
 
     shards: Shards
     cut_ms: int
     until_ms: int
+    n_events: int
     n_taught: int
     n_chosen: int
 
@@ -138,7 +150,7 @@ class InShards:
             sequences = shards.sequences(number)
             taught += int((sequences.ts_ms < cut_ms).sum())
             chosen += len(targets_from(sequences, cut_ms, until_ms).rows)
-        return cls(shards, cut_ms, until_ms, taught, chosen)
+        return cls(shards, cut_ms, until_ms, int(before[-1]), taught, chosen)
 
     @property
     def vocabulary(self) -> list[str]:

@@ -6,6 +6,7 @@ into the order of event time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,8 +18,9 @@ from stream.core.catalogue import ItemUpdate
 from stream.core.events import FORGET, REQUEST, EventBatch, EventTypes, event_keys, item_keys, segment_keys
 from stream.core.state import NEVER_MS
 from stream.logs import EVENT_COLUMNS
+from training.storage import Storage, in_memory
 
-__all__ = ["Log", "item_updates", "most_common", "published_ms"]
+__all__ = ["Log", "item_updates", "most_common", "numbered", "published_ms", "usable"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,12 +34,13 @@ class Log:
         kind: (N,) code of the event's type.
         ts_ms: (N,) event time, UTC epoch milliseconds, never falling.
         value: (N,) NaN for none.
-        event_ids: (N,) producer-given ids, or None when no event has one.
+        event_ids: (N,) producer-given ids, text, or None when no event has one.
         segments: (N, S) `segment_key` of each declared context field, 0 for missing.
         n_dropped: rows of the file that the worker would have refused.
+        storage: where its columns are, and where others as long as them belong.
     """
 
-    user_ids: list[str]
+    user_ids: Sequence[str]
     item_ids: list[str]
     user: NDArray[np.int32]
     item: NDArray[np.int32]
@@ -45,9 +48,10 @@ class Log:
     kind: NDArray[np.uint8]
     ts_ms: NDArray[np.int64]
     value: NDArray[np.float32]
-    event_ids: NDArray[np.object_] | None
+    event_ids: NDArray[Any] | None
     segments: NDArray[np.uint32]
     n_dropped: int
+    storage: Storage = in_memory
 
     def __len__(self) -> int:
         return len(self.ts_ms)
@@ -62,19 +66,13 @@ class Log:
         if missing:
             there = ", ".join(frame.columns[len(EVENT_COLUMNS) :]) or "none"
             raise ValueError(f"the log has no context field {', '.join(missing)}; there are: {there}")
-        codes = types.codes()
-        known = frame.filter(
-            (pl.col("user_id").fill_null("") != "")
-            & pl.col("ts_ms").is_not_null()
-            & pl.col("event_type").is_in(list(codes))
-            & ((pl.col("item_id").fill_null("") != "") | pl.col("event_type").is_in(["request", "forget"]))
-        ).sort("ts_ms", maintain_order=True)
-        user_ids, user = _numbered(known["user_id"])
-        item_ids, item = _numbered(known["item_id"].fill_null(""))
+        known = usable(frame, types).sort("ts_ms", maintain_order=True)
+        user_ids, user = numbered(known["user_id"])
+        item_ids, item = numbered(known["item_id"].fill_null(""))
         event_ids = known["event_id"]
         segments = np.zeros((len(known), len(segment_fields)), np.uint32)
         for column, name in enumerate(segment_fields):
-            values, code = _numbered(known[name].fill_null(""))
+            values, code = numbered(known[name].fill_null(""))
             segments[:, column] = segment_keys(values)[code]
         return cls(
             user_ids=user_ids,
@@ -82,7 +80,7 @@ class Log:
             user=user,
             item=item,
             key=item_keys(item_ids),
-            kind=known["event_type"].replace_strict(codes, return_dtype=pl.UInt8).to_numpy(),
+            kind=known["event_type"].replace_strict(types.codes(), return_dtype=pl.UInt8).to_numpy(),
             ts_ms=known["ts_ms"].to_numpy(),
             value=known["value"].fill_null(float("nan")).to_numpy().astype(np.float32),
             event_ids=None if event_ids.null_count() == len(event_ids) else np.array(event_ids.to_list(), object),
@@ -110,6 +108,7 @@ class Log:
             event_ids=None if self.event_ids is None else self.event_ids[:stop],
             segments=self.segments[:stop],
             n_dropped=self.n_dropped,
+            storage=self.storage,
         )
 
     def batch(self, start: int, stop: int) -> EventBatch:
@@ -137,10 +136,21 @@ class Log:
             requests={},
         )
 
-    def happened(self) -> NDArray[np.bool_]:
-        """(N,) the events in which something happened to an item, control events left out."""
-        happened: NDArray[np.bool_] = (self.key[self.item] != 0) & (self.kind != REQUEST) & (self.kind != FORGET)
+    def happened(self, rows: slice = slice(None)) -> NDArray[np.bool_]:
+        """(N,) the events in which something happened to an item, control events left out; or of some rows (R,)."""
+        kind = self.kind[rows]
+        happened: NDArray[np.bool_] = (self.key[self.item[rows]] != 0) & (kind != REQUEST) & (kind != FORGET)
         return happened
+
+
+def usable(frame: pl.DataFrame, types: EventTypes) -> pl.DataFrame:
+    """The rows of a table in the normal form of `stream.logs` that the worker would not refuse."""
+    return frame.filter(
+        (pl.col("user_id").fill_null("") != "")
+        & pl.col("ts_ms").is_not_null()
+        & pl.col("event_type").is_in(list(types.codes()))
+        & ((pl.col("item_id").fill_null("") != "") | pl.col("event_type").is_in(["request", "forget"]))
+    )
 
 
 def most_common(frame: pl.DataFrame, field: str, n: int) -> tuple[str, ...]:
@@ -167,7 +177,7 @@ def published_ms(update: ItemUpdate) -> int:
     return NEVER_MS if update.published_ms is None else update.published_ms
 
 
-def _numbered(column: pl.Series) -> tuple[list[str], NDArray[np.int32]]:
+def numbered(column: pl.Series) -> tuple[list[str], NDArray[np.int32]]:
     """Distinct values in order of first appearance, and the number of each row's."""
     values = column.unique(maintain_order=True)
     table = pl.DataFrame({"value": values, "code": pl.Series(range(len(values)), dtype=pl.Int32)})

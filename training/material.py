@@ -20,7 +20,7 @@ from training.preprocess.pipeline import read_events
 from training.shards import read_description
 from training.targets import Targets, find_targets, sampled
 
-__all__ = ["Material", "prepare"]
+__all__ = ["Material", "prepare", "with_targets"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +90,29 @@ def prepare(
     if prepared is not None:
         spec = replace(spec, values=prepared.values)
     log = Log.of(frame.filter(pl.col("ts_ms") < until_ms), spec.types, spec.statistics.segment_fields)
+    updates = [] if items is None else item_updates(items)
+    record = None if prepared is None else prepared.record
+    return with_targets(config, spec, log, updates, (from_ms, split_ms, until_ms), source, record)
+
+
+def with_targets(
+    config: Config,
+    spec: FeatureSpec,
+    log: Log,
+    items: list[ItemUpdate],
+    bounds_ms: tuple[int, int, int],
+    source: str,
+    preprocessing: dict[str, Any] | None = None,
+) -> Material:
+    """A log with its targets.
+
+    Args:
+        bounds_ms: see `Material`.
+
+    Raises:
+        PolytempoError: there is no event, nothing to train on or nothing to judge.
+    """
+    from_ms, split_ms, until_ms = bounds_ms
     if len(log) == 0:
         raise PolytempoError("no event of the log can be used.", f"Event types are {', '.join(spec.types.names)}.")
     targets = find_targets(log, spec.types.weight_table(), spec.state.session_gap_ms)
@@ -102,9 +125,7 @@ def prepare(
             f"there are {len(train)} targets to train on and {len(validate)} to validate on: both are needed.",
             "A target is an event that continues a session, on an item that is new to it.",
         )
-    updates = [] if items is None else item_updates(items)
-    record = None if prepared is None else prepared.record
-    return Material(spec, log, updates, from_ms, split_ms, until_ms, train, validate, source, record)
+    return Material(spec, log, items, from_ms, split_ms, until_ms, train, validate, source, preprocessing)
 
 
 def _tables(config: Config) -> tuple[pl.DataFrame, pl.DataFrame | None, str]:

@@ -37,6 +37,7 @@ from stream.core.state import States, StateSpec, blank_states, records_at
 from stream.core.statistics import ItemStatistics
 from stream.wire.activity import decode_activity, encode_activity
 from training.log import Log, published_ms
+from training.storage import Storage, in_memory, stretches
 
 __all__ = ["RecordingScorer", "Replay", "Replayed", "StateTable", "Watcher"]
 
@@ -83,13 +84,13 @@ class RecordingScorer:
 class StateTable:
     """The records of a log's users, (n_users, record), made when a user first appears.
 
-    Users are numbered in the order of their first event, so those that have a record are always a prefix.
+    Where users are numbered in the order of their first event, those that have a record are always a prefix.
     """
 
-    def __init__(self, spec: StateSpec, n_users: int) -> None:
+    def __init__(self, spec: StateSpec, n_users: int, storage: Storage = in_memory) -> None:
         self._blank = blank_states(spec, 1)
         self._dtype = spec.dtype
-        self._raw = np.empty((n_users, spec.n_bytes), np.uint8)
+        self._raw = storage((n_users, spec.n_bytes), np.uint8)
         self._n_made = 0
 
     def get(self, users: NDArray[np.integer[Any]]) -> States:
@@ -184,7 +185,7 @@ class Replay:
         self.recommender = recommender
         self.view = ItemStatistics(recommender.spec.statistics) if view is None else view
         self._is_frozen = view is not None
-        self.states = StateTable(recommender.state_spec, len(log.user_ids))
+        self.states = StateTable(recommender.state_spec, len(log.user_ids), log.storage)
         self.at = 0
         """The next row of the log."""
         self._items = sorted(items or (), key=published_ms)
@@ -229,25 +230,23 @@ class Replay:
             select: (N,) the events of the log that need a recommendation; all unless given.
         """
         self._store()
-        log = self.log
-        until = len(log) if until is None else until
-        period = log.ts_ms // self._period_ms
-        ends = np.append(np.flatnonzero(period[1:] != period[:-1]) + 1, len(log))
+        until = len(self.log) if until is None else until
         # A model with a state of its own steps through every event, each with the view of its time.
         one_period = self.recommender.n_state > 0
-        while self.at < until:
-            start = self.at
-            stop = min(until, start + self._batch_size)
-            first = int(np.searchsorted(ends, start, side="right"))
-            if one_period:
-                stop = min(stop, int(ends[first]))
-            cuts = [start, *ends[first : np.searchsorted(ends, stop, side="left")].tolist(), stop]
-            yield from self._batch(cuts, period, select)
+        for here in stretches(self.at, until):
+            period = self.log.ts_ms[here] // self._period_ms
+            ends = np.append(np.flatnonzero(period[1:] != period[:-1]) + 1, len(period)) + here.start
+            while self.at < here.stop:
+                start = self.at
+                stop = min(here.stop, start + self._batch_size)
+                first = int(np.searchsorted(ends, start, side="right"))
+                if one_period:
+                    stop = min(stop, int(ends[first]))
+                cuts = [start, *ends[first : np.searchsorted(ends, stop, side="left")].tolist(), stop]
+                yield from self._batch(cuts, select)
         self._look()
 
-    def _batch(
-        self, cuts: list[int], period: NDArray[np.int64], select: NDArray[np.bool_] | None
-    ) -> Iterator[Replayed]:
+    def _batch(self, cuts: list[int], select: NDArray[np.bool_] | None) -> Iterator[Replayed]:
         """Fold the events between the first and the last cut, and answer piece by piece."""
         recommender, start, end = self.recommender, cuts[0], cuts[-1]
         users = self.users(start, end)
@@ -255,7 +254,8 @@ class Replay:
         batch, folded, parts = self._folded(before, start, end)
         self._open = (start, before)
         for first, last in pairwise(cuts):
-            self._enter(int(period[first]))
+            period = int(self.log.ts_ms[first]) // self._period_ms
+            self._enter(period)
             here = slice(first - start, last - start)
             wanted = np.zeros(len(batch), np.bool_)
             wanted[here] = True if select is None else select[first:last]
@@ -266,7 +266,7 @@ class Replay:
                 answers = _NOTHING
             if not self._is_frozen:
                 activity = recommender.activity_of(batch, folded, Part(batch, SOURCE, (first, last - 1)), here)
-                self._pending.append(((int(period[first]) + 1) * self._period_ms, last - 1, activity))
+                self._pending.append(((period + 1) * self._period_ms, last - 1, activity))
             if last == end:
                 self.states.put(users, folded.states)
                 self._open = None

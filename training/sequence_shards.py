@@ -117,7 +117,6 @@ def cut_shards(
     types: EventTypes | None = None,
     n_items: int = 20_000,
     n_events: int = 1_000_000,
-    known_until_ms: int | None = None,
 ) -> Shards:
     """Cut a log into shards.
 
@@ -127,7 +126,6 @@ def cut_shards(
         folder: is made if need be; shards that are there are replaced.
         n_items: vocabulary: the most common items, at most so many.
         n_events: of a shard, about; a user's events are never parted.
-        known_until_ms: only events before this time count for the vocabulary, if given.
 
     Raises:
         ValueError: an event type is none of `types`.
@@ -141,8 +139,7 @@ def cut_shards(
     n_all = 0
     for frame in log():
         n_all += len(frame)
-        known = frame if known_until_ms is None else frame.filter(pl.col("ts_ms") < known_until_ms)
-        counted = known["item_id"].drop_nulls().value_counts(name="n")
+        counted = frame["item_id"].drop_nulls().value_counts(name="n")
         counts.update(dict(zip(counted["item_id"].to_list(), counted["n"].to_list(), strict=True)))
     counts.pop("", None)
     vocabulary = sorted(counts, key=lambda item: (-counts[item], item))[:n_items]

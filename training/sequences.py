@@ -59,7 +59,7 @@ class UserSequences:
         positive: (N,) whether the event speaks for its item, so that it may be predicted.
     """
 
-    user_ids: list[str]
+    user_ids: Sequence[str]
     vocabulary: list[str]
     start: NDArray[np.int64]
     item: NDArray[np.int64]

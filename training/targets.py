@@ -16,8 +16,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from stream.core.events import FORGET, REQUEST
 from stream.core.scales import MINUTE_MS
 from training.log import Log
+from training.storage import stretches
 
 __all__ = ["SESSION_GAP_MS", "Targets", "find_targets", "sampled"]
 
@@ -45,7 +47,8 @@ class Targets:
 
     def within(self, rows: slice) -> Targets:
         """The targets among these rows of the log; what is scored for them may lie before."""
-        return self.where((self.row >= rows.start) & (self.row < rows.stop))
+        here = slice(*np.searchsorted(self.row, [rows.start, rows.stop]).tolist())
+        return Targets(self.row[here], self.scored[here])
 
     def target_of(self, n_events: int) -> NDArray[np.int64]:
         """(n_events,) the target for which an event's recommendation is scored, as a row of the log; -1 for none."""
@@ -60,13 +63,16 @@ def find_targets(log: Log, weights: NDArray[np.float32], session_gap_ms: int = S
     Args:
         weights: (256,) weight by kind; kinds at or below 0 are no targets, but belong to the session.
     """
-    rows = np.flatnonzero(log.happened())
-    order = rows[np.argsort(log.user[rows], kind="stable")]  # by user, then in the order of the log
-    is_target = _find(log.user[order], log.item[order], log.ts_ms[order], weights[log.kind[order]], session_gap_ms)
-    at = np.flatnonzero(is_target)
-    row, scored = order[at], order[at - 1]
-    by_row = np.argsort(row)
-    return Targets(row[by_row].astype(np.int64), scored[by_row].astype(np.int64))
+    storage, n_events = log.storage, len(log)
+    row, scored = storage((n_events,), np.int64), storage((n_events,), np.int64)
+    newest, before = storage((len(log.user_ids),), np.int64), storage((n_events,), np.int64)
+    happens = np.ones(256, np.bool_)
+    happens[[REQUEST, FORGET]] = False
+    n = _find(
+        log.user, log.item, log.ts_ms, log.kind, log.key != 0, happens, weights, session_gap_ms, newest, before, row,
+        scored,
+    )  # fmt: skip
+    return Targets(row[:n], scored[:n])
 
 
 def sampled(targets: Targets, n_events: int, share: float, seed: int = 0) -> Targets:
@@ -74,7 +80,14 @@ def sampled(targets: Targets, n_events: int, share: float, seed: int = 0) -> Tar
 
     Drawn over all events, so that which targets are judged does not depend on the rule for targets.
     """
-    return targets.where((np.random.default_rng(seed).random(n_events) < share)[targets.row])
+    if share >= 1:
+        return targets
+    rng, parts = np.random.default_rng(seed), [targets.within(slice(0, 0))]
+    for rows in stretches(0, n_events):
+        drawn = rng.random(rows.stop - rows.start) < share
+        here = targets.within(rows)
+        parts.append(here.where(drawn[here.row - rows.start]))
+    return Targets(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "scored")))
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -82,18 +95,33 @@ def _find(
     user: NDArray[np.int32],
     item: NDArray[np.int32],
     ts_ms: NDArray[np.int64],
-    weight: NDArray[np.float32],
+    kind: NDArray[np.uint8],
+    is_item: NDArray[np.bool_],
+    happens: NDArray[np.bool_],
+    weights: NDArray[np.float32],
     session_gap_ms: int,
-) -> NDArray[np.bool_]:
-    is_target = np.zeros(len(user), np.bool_)
-    start = 0
+    newest: NDArray[np.int64],
+    before: NDArray[np.int64],
+    found: NDArray[np.int64],
+    scored: NDArray[np.int64],
+) -> int:
+    """Fills `found` and `scored`; their number. `newest` and `before` have rows from 1, so that 0 stands for none."""
+    n = 0
     for row in range(len(user)):
-        if row == 0 or user[row] != user[row - 1] or ts_ms[row] - ts_ms[row - 1] > session_gap_ms:
-            start = row
+        if not is_item[item[row]] or not happens[kind[row]]:
             continue
-        is_target[row] = weight[row] > 0
-        for before in range(start, row):
-            if item[before] == item[row]:
-                is_target[row] = False
-                break
-    return is_target
+        last = newest[user[row]]
+        newest[user[row]] = row + 1
+        if last == 0 or ts_ms[row] - ts_ms[last - 1] > session_gap_ms:
+            before[row] = 0
+            continue
+        before[row] = last  # the session's events hang together by this
+        is_target = weights[kind[row]] > 0
+        at = last
+        while is_target and at > 0:
+            is_target = item[at - 1] != item[row]
+            at = before[at - 1]
+        if is_target:
+            found[n], scored[n] = row, last - 1
+            n += 1
+    return n

@@ -50,7 +50,7 @@ from training.fusion import (
     untrained_fusion,
 )
 from training.indexing import some_histories
-from training.lessons import InMemory
+from training.lessons import InMemory, Lesson
 from training.listwise import fit_fusion, fit_ranker, n_steps
 from training.material import Material, prepare
 from training.nets.recurrent import RecurrentConfig, Sequences, train_recurrent
@@ -63,7 +63,7 @@ from training.sequences import UserSequences, pieces
 from training.shards import read_rows
 from training.targets import Targets
 from training.train_sequences import learn, spec_for
-from training.train_streamed import is_long, learn_streamed, train_streamed
+from training.train_streamed import is_long, streamed
 from training.warm import Start, keep_weights
 
 __all__ = ["Trained", "assist", "evaluate_bundle", "train"]
@@ -132,19 +132,14 @@ def train(
     if isinstance(config.model, SequenceTraining) and (shards is not None or (tables is None and is_long(config))):
         if tables is not None or start is not None:
             raise PolytempoError("shards are cut from a file, and learnt from anew.", "Leave --shards out.")
-        manifest, evaluation = train_streamed(
-            config,
-            config.model,
-            shards,
-            command=command,
-            report=report,
-            replace_other=replace,
-            checkpoint=checkpoint,
-            processes=processes,
-            journal=journal,
-        )
-        clock.lap("fit and evaluate")
-        return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
+        with streamed(config, config.model, shards, report=report, processes=processes) as found:
+            if found.material is None:
+                raise ValueError("the process that trains is the first one; the others assist")
+            clock.lap("read")
+            return _train_sequence(
+                config, config.model, found.material, found.lesson, command, report, clock, replace, checkpoint,
+                processes, journal, None,
+            )  # fmt: skip
     report.stage("reading the log", 1)
     material = prepare(config, tables, rows)
     clock.lap("read")
@@ -153,9 +148,11 @@ def train(
     if isinstance(config.model, FusionTraining):
         return _train_fusion(config, config.model, material, command, report, clock, replace, start)
     if isinstance(config.model, SequenceTraining):
+        spec, sequences = _sequences(config.model, material, () if start is None else start.vocabulary)
         return _train_sequence(
-            config, config.model, material, command, report, clock, replace, checkpoint, processes, journal, start
-        )
+            config, config.model, with_fields(material, spec=spec), InMemory(sequences, config.model.hold_back),
+            command, report, clock, replace, checkpoint, processes, journal, start,
+        )  # fmt: skip
     return _train_recurrent(config, config.model, material, command, report, clock, replace)
 
 
@@ -177,7 +174,11 @@ def assist(
         return
     torch.set_num_threads(config.threads)
     if shards is not None or (tables is None and is_long(config)):
-        learn_streamed(config, config.model, shards, command="", checkpoint=checkpoint, processes=processes)
+        with streamed(config, config.model, shards, processes=processes) as found:
+            learn(
+                config, config.model, found.lesson, found.spec, window=found.window, checkpoint=checkpoint,
+                processes=processes,
+            )  # fmt: skip
         return
     material = prepare(config, tables)
     spec, sequences = _sequences(config.model, material)
@@ -411,6 +412,7 @@ def _train_sequence(
     config: Config,
     model: SequenceTraining,
     material: Material,
+    lesson: Lesson,
     command: str,
     report: Reporter,
     clock: _Clock,
@@ -420,13 +422,11 @@ def _train_sequence(
     journal: Journal | None,
     start: Start | None,
 ) -> Trained:
-    spec, sequences = _sequences(model, material, () if start is None else start.vocabulary)
-    material = with_fields(material, spec=spec)
     learnt = learn(
         config,
         model,
-        InMemory(sequences, model.hold_back),
-        spec,
+        lesson,
+        material.spec,
         window=material.window(command),
         checkpoint=checkpoint,
         on_step=Steps(report),
@@ -445,17 +445,17 @@ def _train_sequence(
         None,
         inputs_of(model),
         "vocabulary",
-        sequences.vocabulary,
+        lesson.vocabulary,
         n_state_of(model, module),
         parts=parts_of(module),
-        histories=some_histories(sequences),
+        histories=some_histories(lesson.example()),
     )
     bundle = writer.draft()
     evaluation = evaluate_bundle(bundle, material, period_ms=span_ms(config.period), report=report, measure=True)
     clock.lap("evaluate")
-    metrics = {"n_rows": float(len(sequences)), **learnt.metrics(), **evaluation.metrics()}
+    metrics = {"n_rows": float(lesson.n_events), **learnt.metrics(), **evaluation.metrics()}
     manifest = writer.write(metrics, _distributions(config, material, bundle, report))
-    keep_weights(Path(config.bundle.path), manifest, module, sequences.vocabulary)
+    keep_weights(Path(config.bundle.path), manifest, module, lesson.vocabulary)
     return Trained(manifest, Path(config.bundle.path), evaluation, clock.seconds)
 
 

@@ -1,13 +1,11 @@
-"""A sequence model of a log that does not fit into memory: cut into shards on disk, and learnt from one at a time.
+"""What a sequence model of a log that does not fit into memory is trained on and judged by.
 
-    file     read three times, in batches: for its span, to count items, to deal events out
-    shards   users' events from the training window's beginning to the end of validation
-    time     |------- learnt from -------|- choose -|------ validation ------|
+    file      read in batches: for its span, for what a configuration asks of its fields, and twice for each of
+    shards    the training window by user, see `training.sequence_shards`: learnt from one at a time
+    log       all events by time, see `training.stored_log`: replayed as one in memory is
 
-Memory is that of a batch of the file, a shard, the counts of items and the model. So the log is not replayed either:
-the figures of the bundle are those of the next event's place in the whole catalogue, for every event of the validation
-range that is not a user's first. What the user has had is not removed there, and no baseline stands beside them;
-`polytempo train --evaluate` replays a log that fits.
+Memory is that of a batch of the file, a shard, the counts of items, the item statistics and the model. The rest is in
+files, the users' records among it.
 """
 
 from __future__ import annotations
@@ -15,53 +13,52 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-import numpy as np
+import msgspec
 import polars as pl
 
-from stream.bundle.manifest import Manifest, TrainingWindow
+from stream.bundle.manifest import TrainingWindow
 from stream.core.features import FeatureSpec
 from stream.errors import PolytempoError
-from stream.logs import EventLog, open_log
-from training.compare.task import K
+from stream.logs import EventLog, open_log, read_items
 from training.config import Config, SequenceTraining, feature_spec
-from training.evaluate import Evaluation
-from training.export import write_bundle
-from training.fit import Journal
-from training.indexing import IndexSettings, some_histories
 from training.lessons import InShards
+from training.log import item_updates
+from training.material import Material, with_targets
 from training.processes import ALONE, Processes
-from training.reporter import Quiet, Reporter, Steps
-from training.sequence_models import inputs_of, n_state_of, parts_of
+from training.reporter import Quiet, Reporter
 from training.sequence_shards import Shards, cut_shards
-from training.train_sequences import Learnt, learn, places_of, spec_for
-from training.warm import keep_weights
+from training.stored_log import store_log
+from training.train_sequences import spec_for
 
-__all__ = ["Streamed", "is_long", "learn_streamed", "train_streamed"]
-
-_CUT: Final = b"cut"
+__all__ = ["Streamed", "is_long", "streamed"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Streamed:
-    """A model, learnt.
+    """A log in files.
 
     Attributes:
-        spec: features of its bundle.
-        window: what the bundle says of its training.
-        lesson: the shards.
-        learnt: the model.
-        judged_ms: the validation range, its end excluded.
+        spec: features of the model's bundle.
+        lesson: the training window, in shards.
+        window: what the bundle says of its training, but for the command.
+        material: the log; None but in the first of several processes, which judges alone.
     """
 
     spec: FeatureSpec
-    window: TrainingWindow
     lesson: InShards
-    learnt: Learnt
-    judged_ms: tuple[int, int]
+    window: TrainingWindow
+    material: Material | None
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What the first process tells the others, which need not see the file."""
+
+    features: dict[str, object]
+    window: TrainingWindow
 
 
 def is_long(config: Config) -> bool:
@@ -73,149 +70,80 @@ def is_long(config: Config) -> bool:
     return path.exists() and _opened(config, path).count_rows() > model.shard_above
 
 
-def train_streamed(
+@contextmanager
+def streamed(
     config: Config,
     model: SequenceTraining,
-    folder: Path | None,
+    folder: Path | None = None,
     *,
-    command: str,
     report: Reporter | None = None,
-    replace_other: bool = True,
-    checkpoint: Path | None = None,
     processes: Processes = ALONE,
-    journal: Journal | None = None,
-) -> tuple[Manifest, Evaluation]:
-    """Cut the log into shards, train on them, and write the bundle.
+) -> Iterator[Streamed]:
+    """Put a log into files.
 
     Args:
-        folder: see `learn_streamed`; a folder of its own is gone in the end.
-        replace_other: whether another bundle in the way may be replaced.
-        command, checkpoint, processes, journal: see `training.train_sequences.learn`.
+        folder: of the shards; every process must see it. Shards that are there are replaced. A folder beside the bundle
+            unless given, which is gone in the end.
+        processes: the first reads the log, the others wait for it.
 
     Raises:
-        PolytempoError: see `learn_streamed`.
-        BundleError: the bundle cannot be written.
+        PolytempoError: the log cannot be read so, does not cover the time ranges, or has nothing to learn from or to
+            judge.
     """
-    report = report or Quiet()
-    done = learn_streamed(
-        config,
-        model,
-        folder,
-        command=command,
-        report=report,
-        checkpoint=checkpoint,
-        processes=processes,
-        journal=journal,
-    )
-    module, vocabulary, output = done.learnt.module, done.lesson.vocabulary, config.bundle
-    report.stage("evaluating", 1)
-    places = done.lesson.places(lambda task: places_of(module, model, task), *done.judged_ms)
-    if len(places) == 0:
-        raise PolytempoError("there is no event to validate on, but users' first ones.")
-    evaluation = Evaluation({"model": np.where(places <= K, places, 0)}, K)
-    metrics = {"n_rows": float(done.lesson.n_taught), **done.learnt.metrics(), **evaluation.metrics()}
-    manifest = write_bundle(
-        Path(output.path),
-        module=module,
-        inputs=inputs_of(model),
-        features=done.spec,
-        space="vocabulary",
-        name=output.name,
-        version=output.version,
-        training=done.window,
-        vocabulary=vocabulary,
-        n_state=n_state_of(model, module),
-        parts=parts_of(module),
-        policy=config.policy,
-        metrics={name: round(value, 5) for name, value in metrics.items()},
-        description=output.description,
-        replace=replace_other,
-        index=IndexSettings(output.index_above, output.index_recall),
-        histories=some_histories(done.lesson.example()),
-    )
-    keep_weights(Path(output.path), manifest, module, vocabulary)
-    if folder is None:
-        shutil.rmtree(_own_folder(config))
-    return manifest, evaluation
-
-
-def learn_streamed(
-    config: Config,
-    model: SequenceTraining,
-    folder: Path | None,
-    *,
-    command: str,
-    report: Reporter | None = None,
-    checkpoint: Path | None = None,
-    processes: Processes = ALONE,
-    journal: Journal | None = None,
-) -> Streamed:
-    """Cut the log into shards and train on them.
-
-    Args:
-        folder: of the shards, beside the bundle unless given; every process must see it. Shards that are there are
-            replaced.
-        command, checkpoint, processes, journal: see `training.train_sequences.learn`.
-
-    Raises:
-        PolytempoError: the log cannot be read so, does not cover the time ranges, or has nothing to learn from.
-    """
-    report = report or Quiet()
-    folder = _own_folder(config) if folder is None else folder
     if config.data.file is None or config.preprocess is not None:
         raise PolytempoError(
             "shards are cut from a file, as it is.", "Leave preprocessing out (see `polytempo prepare`), or --shards."
         )
-    log = _opened(config, Path(config.data.file))
-    n_rows = log.count_rows()
-    report.stage("reading the log", n_rows)
-    from_ms, split_ms, until_ms = config.window.bounds_ms(*_span(log, report))
-    window, values = _window(log, config, from_ms, split_ms, command)
-    spec = spec_for(model, feature_spec(config.features, values))
+    own = folder is None
+    bundle = Path(config.bundle.path)
+    folder = bundle.with_name(f".{bundle.name}.shards") if folder is None else folder
+    material: Material | None = None
+
+    def read() -> bytes:
+        nonlocal material
+        material = _read(config, model, folder, report or Quiet())
+        return msgspec.json.encode(_Found(material.spec.to_json(), material.window("")))
+
+    try:
+        found = msgspec.json.decode(processes.content(read) or b"", type=_Found)
+        lesson = InShards.of(Shards.open(folder), found.window.from_ms, found.window.to_ms, model.hold_back)
+        yield Streamed(FeatureSpec.from_json(found.features), lesson, found.window, material)
+    finally:
+        if own and processes.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(config: Config, model: SequenceTraining, folder: Path, report: Reporter) -> Material:
+    """Cut the shards and store the log."""
+    path = Path(config.data.file or "")
+    log = _opened(config, path)
+    report.stage("reading the log", log.count_rows())
+    first_ms, last_ms = _span(log, report)
+    from_ms, split_ms, until_ms = config.window.bounds_ms(first_ms, last_ms)
+    spec = spec_for(model, feature_spec(config.features, _common_values(log, config, from_ms, split_ms)))
     types = spec.types
 
-    def events(since_ms: int, before_ms: int) -> Iterator[pl.DataFrame]:
-        for frame in log.batches(since_ms=since_ms, until_ms=before_ms):
-            happened = frame.filter(
+    def taught() -> Iterator[pl.DataFrame]:
+        for frame in log.batches(since_ms=from_ms, until_ms=split_ms):
+            yield frame.filter(
                 (pl.col("user_id").fill_null("") != "")
                 & (pl.col("item_id").fill_null("") != "")
                 & pl.col("event_type").is_in(list(types.names))
             )
-            if len(happened) > 0:
-                yield happened
 
-    def cut() -> bytes:
-        report.stage("cutting shards", 1)
-        cut_shards(
-            lambda: events(from_ms, until_ms),
-            folder,
-            types=types,
-            n_items=model.n_items,
-            n_events=model.shard_events,
-            known_until_ms=split_ms,
-        )
-        return _CUT
-
-    processes.content(cut)  # the others wait until the first is done
-    shards = Shards.open(folder)
-    lesson = InShards.of(shards, from_ms, split_ms, model.hold_back)
-    learnt = learn(
-        config,
-        model,
-        lesson,
-        spec,
-        window=window,
-        checkpoint=checkpoint,
-        on_step=Steps(report),
-        processes=processes,
-        journal=journal,
+    report.stage("cutting shards", 1)
+    cut_shards(taught, folder, types=types, n_items=model.n_items, n_events=model.shard_events)
+    report.stage("putting the log in order", 1)
+    stored = store_log(
+        lambda: log.batches(until_ms=until_ms),
+        folder,
+        types,
+        spec.statistics.segment_fields,
+        span_ms=(first_ms, until_ms),
+        n_events=model.shard_events,
     )
-    return Streamed(spec, window, lesson, learnt, (split_ms, until_ms))
-
-
-def _own_folder(config: Config) -> Path:
-    bundle = Path(config.bundle.path)
-    return bundle.with_name(f".{bundle.name}.shards")
+    items = [] if config.data.items is None else item_updates(read_items(config.data.items))
+    return with_targets(config, spec, stored, items, (from_ms, split_ms, until_ms), path.name)
 
 
 def _opened(config: Config, path: Path) -> EventLog:
@@ -238,19 +166,17 @@ def _span(log: EventLog, report: Reporter) -> tuple[int, int]:
     return first_ms, last_ms
 
 
-def _window(
-    log: EventLog, config: Config, from_ms: int, split_ms: int, command: str
-) -> tuple[TrainingWindow, dict[str, tuple[str, ...]]]:
-    """What a bundle says of its training, and by context field its most common values there."""
-    counts: dict[str, Counter[str]] = {name: Counter() for name in config.features.segments}
-    n_events = 0
-    for frame in log.batches(since_ms=from_ms, until_ms=split_ms):
-        n_events += len(frame)
+def _common_values(log: EventLog, config: Config, from_ms: int, split_ms: int) -> dict[str, tuple[str, ...]]:
+    """By context field, its most common values in the training window."""
+    wanted = config.features.segments
+    counts: dict[str, Counter[str]] = {name: Counter() for name in wanted}
+    for frame in log.batches(since_ms=from_ms, until_ms=split_ms) if wanted else ():
         for name, counted in counts.items():
             found = frame[name].drop_nulls().value_counts(name="n")
             counted.update(dict(zip(found[name].to_list(), found["n"].to_list(), strict=True)))
     values = {}
-    for name, n in config.features.segments.items():
-        counts[name].pop("", None)
-        values[name] = tuple(sorted(counts[name], key=lambda value, of=counts[name]: (-of[value], value))[:n])  # type: ignore[misc]
-    return TrainingWindow(from_ms, split_ms, n_events, log.path.name, command), values
+    for name, n in wanted.items():
+        counted = counts[name]
+        counted.pop("", None)
+        values[name] = tuple(sorted(counted, key=lambda value, of=counted: (-of[value], value))[:n])  # type: ignore[misc]
+    return values

@@ -14,15 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace as changed
 
 from stream.bundle.load import load_bundle
+from stream.demo.shop import ShopConfig, simulate
 from tests.training.sequence_nets import N_ITEMS, made_up
 from tests.training.tiny_shop import TINY_SHOP
+from training.config import TempoTraining, read_config
+from training.evaluate import BASELINES
 from training.fit import Checkpoint, FitConfig, Fitted, fit
 from training.losses import full_cross_entropy
 from training.nets.tempo import Tempo, TempoConfig
 from training.processes import ALONE, Processes, processes
 from training.sequences import UserSequences, batches, pad
+from training.train_sequences import learn
+from training.train_streamed import streamed
 
 CONFIG = FitConfig(n_epochs=2, learning_rate=1e-2, seed=5)
 N_BATCH = 5  # so that two processes have unequal shares
@@ -151,6 +157,42 @@ def test_the_command_under_torchrun_writes_one_bundle_and_one_line(tmp_path: Pat
     )
     assert json.loads(out)["reference"] == "tiny@1"
     assert load_bundle(tmp_path / "tiny").manifest.metrics["epochs"] == 1
+
+
+SHARDED = f"""
+period = "10m"
+{TINY_SHOP}[model]
+kind = "tempo"
+d = 8
+n_scales = 2
+n_best = 20
+epochs = 2
+dropout = 0
+shard_events = 300
+"""
+
+
+def test_the_command_under_torchrun_learns_from_shards_what_one_process_learns(tmp_path: Path) -> None:
+    """The first process cuts the shards and judges; weights, epochs and vocabulary are those of one process."""
+    file, log = tmp_path / "sharded.toml", tmp_path / "log.parquet"
+    file.write_text(SHARDED)
+    shop = simulate(ShopConfig(days=1.5, n_users=60, n_items=40, n_categories=4, events_per_day=1_000), 5)
+    shop.events.write_parquet(log)
+    words = [str(file), "--data", str(log), "--out", str(tmp_path / "two"), "--device", "cpu", "--json"]
+    said = json.loads(run_module(2, "stream.cli.main", "train", *words, "--shards", str(tmp_path / "shards")))
+    assert len(list((tmp_path / "shards").glob("shard-*.npy"))) > 2
+    config = read_config(file)
+    config = changed(config, data=changed(config.data, file=str(log), simulate=None))
+    assert isinstance(config.model, TempoTraining)
+    with streamed(config, config.model, tmp_path / "alone") as found:
+        one = learn(config, config.model, found.lesson, found.spec, window=found.window)
+        assert load_bundle(tmp_path / "two").vocabulary == found.lesson.vocabulary
+    two = torch.load(tmp_path / "two.weights.pt", weights_only=True)["weights"]
+    for name, tensor in one.module.state_dict().items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-4, rtol=0)
+    for name, figure in one.metrics().items():
+        assert said["metrics"][name] == pytest.approx(figure, abs=1e-4), name
+    assert {f"{name}/ndcg@10" for name in BASELINES} < set(said["metrics"])
 
 
 if __name__ == "__main__":

@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 
 from stream.bundle.load import load_bundle
 from stream.cli.main import main
+from stream.core.scales import HOUR_MS, MINUTE_MS
 from stream.errors import PolytempoError
 from tests.training.small_shop import shop
 from tests.training.test_sequence_shards import part
 from training.compare.task import Task
 from training.config import Config, Data, Features, Output, RankerTraining, TempoTraining, Window
+from training.drift import reference_by_replay
+from training.evaluate import BASELINES
 from training.lessons import InMemory, InShards, targets_from
+from training.material import prepare
 from training.sequence_shards import cut_shards
 from training.sequences import cut_sequences, frequent_items
-from training.train import train
-from training.train_sequences import places_of
-from training.train_streamed import learn_streamed
+from training.train import evaluate_bundle, train
+from training.train_sequences import learn
+from training.train_streamed import streamed
 
 SMALL = TempoTraining(d=8, n_scales=2, epochs=2, batch=16, length=40, n_best=20, learning_rate=1e-2)
 TOML = """
@@ -112,27 +116,51 @@ def test_a_file_longer_than_the_bound_is_cut_unasked_and_nothing_stays_of_it(tmp
     assert {path.name for path in tmp_path.iterdir()} == {"shop.parquet", "bundle", "bundle.weights.pt"}
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """What Python and NumPy hold at most, from the file to the figures: for 1,000 and for 6,000 events."""
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_what_was_trained_from_shards_is_judged_as_what_was_trained_in_memory(share: float, tmp_path: Path) -> None:
+    """The same bundle, the log once in files and once in memory: every figure, the baselines' too, is the same."""
+    config = settings(shop_file(tmp_path), tmp_path / "bundle", changed(SMALL, shard_above=100, shard_events=400))
+    config = changed(config, window=Window(train_share=0.7, validate_sample=share), period="10m")
+    done = train(config, command="train")
+    bundle, material = load_bundle(tmp_path / "bundle"), prepare(config)
+    known = evaluate_bundle(bundle, material, period_ms=10 * MINUTE_MS).metrics()
+    assert {f"{name}/ndcg@10" for name in BASELINES} < set(known)
+    assert {name: done.manifest.metrics[name] for name in known} == {
+        name: round(value, 5) for name, value in known.items()
+    }
+    assert done.evaluation.cost is not None
+    assert changed(bundle.manifest.training, command="") == material.window("")
+    rows = material.log.between(material.from_ms, material.split_ms)
+    assert bundle.distributions == reference_by_replay(
+        bundle, material.log, material.items, rows, period_ms=10 * MINUTE_MS, seed=config.seed
+    )
 
-    def learn(n_parts: int) -> None:
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """What Python and NumPy hold at most, from the file to the figures: for 2,000 and for 12,000 events."""
+    model = changed(SMALL, d=4, epochs=1, batch=256, shard_events=500)
+
+    def written(n_parts: int) -> Config:
         file = tmp_path / f"{n_parts}.parquet"
         pl.concat([part(number, 500) for number in range(n_parts)]).write_parquet(file)
-        model = changed(SMALL, d=4, epochs=1, batch=256, shard_events=500)
-        wanted = changed(settings(file, tmp_path / "none", model), window=Window(train_share=0.85))
-        done = learn_streamed(wanted, model, tmp_path / "shards", command="learn")
-        places = done.lesson.places(lambda task: places_of(done.learnt.module, model, task), *done.judged_ms)
-        assert len(places) > 0.05 * n_parts * 500
+        return changed(settings(file, tmp_path / "bundle", model), window=Window(train_share=0.85), period="1h")
+
+    train(written(4), command="learn", shards=tmp_path / "shards")
+    bundle = load_bundle(tmp_path / "bundle")
 
     def peak(n_parts: int) -> int:
+        config = written(n_parts)
         tracemalloc.start()
-        learn(n_parts)
-        found = tracemalloc.get_traced_memory()[1]
+        with streamed(config, model, tmp_path / "shards") as found:
+            assert found.material is not None
+            learn(config, model, found.lesson, found.spec, window=found.window)
+            evaluation = evaluate_bundle(bundle, found.material, period_ms=HOUR_MS)
+        held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return found
+        assert len(evaluation.place["model"]) > 0.02 * n_parts * 500
+        return held
 
-    learn(1)  # what is made once
-    assert peak(12) < 1.5 * peak(2)
+    assert peak(24) < 1.5 * peak(4)
 
 
 def test_what_cannot_be_cut_is_said(tmp_path: Path) -> None:
