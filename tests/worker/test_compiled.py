@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from stream.bundle.service import Arm
-from stream.core import candidates, catalogue, context, fold, ranking, statistics, tally
+from stream.core import candidates, catalogue, context, fold, ranking, tally
 from stream.core.distributions import Binned
 from stream.core.seam import Policy
-from stream.core.statistics import ItemStatistics
+from stream.core.statistics import ItemStatistics, counting, listing
 from stream.wire.activity import decode_activity
 from stream.worker.processor import Processor
 from tests.bundle.models import FEATURES, FakeRanker, ranker
@@ -23,8 +23,8 @@ KERNELS = {
     "context": context._count,
     "rank": ranking._rank,
     "sources": ranking._sources_of,
-    "count": statistics._count,
-    "derive": statistics._derive,
+    "count": counting.count,
+    "derive": listing.derive,
     "lookup": catalogue._lookup,
     "insert": catalogue._insert,
     "tally": tally._count,
