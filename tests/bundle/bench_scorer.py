@@ -19,7 +19,7 @@ from stream.bundle.scorer import OnnxScorer
 from stream.core.candidates import CandidateSpec
 from stream.core.features import FeatureSpec, menu
 from tests.bundle.models import Ranker, write_ranker, write_recurrent
-from training.export import example_inputs
+from training.module_scorer import example_inputs
 from training.nets.recurrent import Recurrent, RecurrentConfig
 
 BATCHES = (1, 16, 64, 256)

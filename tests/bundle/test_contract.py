@@ -34,7 +34,7 @@ from tests.bundle.models import (
     ranker,
     recurrent,
 )
-from training.export import ModuleScorer, example_inputs
+from training.module_scorer import ModuleScorer, example_inputs
 from training.nets.ranker import PADDING_SCORE
 
 IMPLEMENTATIONS: dict[str, Callable[[Path], Scorer]] = {

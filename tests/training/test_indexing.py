@@ -31,8 +31,8 @@ from tests.bundle.models import (
 )
 from tests.training.sequence_nets import FEATURES as NET_FEATURES
 from tests.training.sequence_nets import N_ITEMS, NETS, build, made_up
-from training.export import ModuleScorer, example_inputs
 from training.indexing import IndexSettings, build_index, real_rows, some_histories
+from training.module_scorer import ModuleScorer, example_inputs
 from training.nets.query import query_module, vectors_of
 from training.sequences import histories, pad
 

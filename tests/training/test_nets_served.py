@@ -27,7 +27,9 @@ from stream.wire.messages import Event
 from stream.worker.processor import Processor
 from tests.training.sequence_nets import FEATURES, N_HISTORY, N_ITEMS, NETS, VOCABULARY, build, made_up, scores_after
 from tests.wire.records import FakeRecord
-from training.export import ModuleScorer, example_inputs, export_module, write_bundle
+from training.export import write_bundle
+from training.module_scorer import ModuleScorer, example_inputs
+from training.onnx_export import export_module
 from training.sequences import UserSequences
 
 N_USERS = 3

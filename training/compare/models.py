@@ -23,7 +23,7 @@ from stream.core.scales import DEFAULT_SCALES
 from stream.core.state import StateSpec
 from training.compare.task import ScoreRows, Task
 from training.config import SequenceTraining
-from training.export import RetrievalModel, example_inputs, write_bundle
+from training.export import RetrievalModel, write_bundle
 from training.fit import fit
 from training.fusion import fusion_inputs
 from training.losses import (
@@ -33,6 +33,7 @@ from training.losses import (
     sampled_cross_entropy,
     unseen_cross_entropy,
 )
+from training.module_scorer import example_inputs
 from training.nets.fusion import Fusion
 from training.sequence_models import (
     SequenceModel,
