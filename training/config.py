@@ -138,6 +138,7 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True):
         scales: spans of the user's windows, such as ["5m", "1h"].
         popularity: channels by name: "all:5m", "continuing:1h", "all:1h:device", "previous:1h:referrer".
         co_visitation: channels by name: "next:1d", "any:1h", "back:1d", "next:1d:device".
+        returns: half-lives of what users come back to in later sessions, such as ["1d", "6h"].
         slots: neighbours kept per item.
         segments: context field -> how many of its most common values are told apart; they are taken from the training
             window.
@@ -154,6 +155,7 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True):
     co_visitation: tuple[str, ...] | None = None
     slots: Positive = 128
     segments: dict[str, Positive] = {}
+    returns: tuple[Span, ...] = ()
     candidates: Positive = 128
     last: Positive = 3
     earlier: int = 3
@@ -179,6 +181,9 @@ class RankerTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_field=
         weight_decay: of AdamW.
         average: decay of the running mean of the weights that is exported; 0 exports the last weights.
         members: networks trained from different seeds whose scores are averaged in one graph.
+        teachers: networks trained before it, from other seeds. What they agree on is learnt beside the targets, and
+            only the pupil is served: much of what an ensemble gains, at the cost of one.
+        heed: how much of the pupil's loss is about its teachers rather than about the targets.
     """
 
     hidden: tuple[Positive, Positive] = (64, 32)
@@ -190,6 +195,8 @@ class RankerTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     weight_decay: Annotated[float, Meta(ge=0)] = 1e-2
     average: Annotated[float, Meta(ge=0, lt=1)] = 0.995
     members: Positive = 1
+    teachers: Annotated[int, Meta(ge=0)] = 0
+    heed: Share = 0.7
 
 
 class RecurrentTraining(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="recurrent"):
@@ -420,6 +427,7 @@ def feature_spec(features: Features, values: Mapping[str, tuple[str, ...]]) -> F
         else tuple(_co_visitation(name) for name in features.co_visitation),
         segments=tuple(SegmentField(name, values[name]) for name in features.segments),
         n_slots=features.slots,
+        returns=tuple(span_ms(span) for span in features.returns),
     )
     return FeatureSpec(
         types=EventTypes() if features.kinds is None else EventTypes.from_json(features.kinds),

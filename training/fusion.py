@@ -190,7 +190,7 @@ def untrained_fusion(member: Member, spec: FeatureSpec, training: FusionTraining
 
 def live_columns(spec: FeatureSpec) -> tuple[int, ...]:
     """Columns of the candidates' features that come from live statistics of items, not from the user's record."""
-    live = ("popularity", "lag1", "lag2", "lag3", "earlier", "near")
+    live = ("popularity", "lag1", "lag2", "lag3", "earlier", "near", "return")
     return tuple(at for at, name in enumerate(candidate_feature_names(spec)) if name.partition("/")[0] in live)
 
 

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from stream.core.events import MAX_KINDS
 
-__all__ = ["N_PREVIOUS", "ActivityBatch", "checked", "concatenated"]
+__all__ = ["N_EARLIER", "N_PREVIOUS", "ActivityBatch", "checked", "concatenated", "earlier_of"]
 
 N_PREVIOUS: Final = 3
 """How many of the session's last items an event is credited to."""
+N_EARLIER: Final = 8
+"""How many items of the user's earlier sessions it is credited to, where that is counted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +57,9 @@ class ActivityBatch:
     """(N, S) `segment_key` of the event's own context fields, 0 for missing."""
     previous_segments: npt.NDArray[np.uint32]
     """(N, S) the same of the event before it in the session."""
+    earlier: npt.NDArray[np.uint64] | None = None
+    """(N, 8) `item_key` of the last items of the user's earlier sessions, most recent first, 0 for none; None where
+    nobody counts what users come back to."""
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -78,6 +83,8 @@ def checked(batch: ActivityBatch) -> ActivityBatch:
         "segments": (batch.segments, np.uint32, (n_entries, n_segments)),
         "previous_segments": (batch.previous_segments, np.uint32, (n_entries, n_segments)),
     }
+    if batch.earlier is not None:
+        shapes["earlier"] = (batch.earlier, np.uint64, (n_entries, N_EARLIER))
     for name, (column, dtype, shape) in shapes.items():
         if column.dtype != dtype or column.shape != shape:
             raise ValueError(
@@ -120,6 +127,9 @@ def concatenated(batches: Sequence[ActivityBatch]) -> ActivityBatch:
         return head
     number_of: dict[str, int] = {}
     item = []
+    earlier = None
+    if any(batch.earlier is not None for batch in batches):
+        earlier = np.concatenate([earlier_of(batch) for batch in batches])
     for batch in batches:
         lookup = np.array([number_of.setdefault(item_id, len(number_of)) for item_id in batch.item_ids], np.int32)
         item.append(lookup[batch.item])
@@ -138,4 +148,10 @@ def concatenated(batches: Sequence[ActivityBatch]) -> ActivityBatch:
         previous=np.concatenate([batch.previous for batch in batches]),
         segments=np.concatenate([batch.segments for batch in batches]),
         previous_segments=np.concatenate([batch.previous_segments for batch in batches]),
+        earlier=earlier,
     )
+
+
+def earlier_of(batch: ActivityBatch) -> npt.NDArray[np.uint64]:
+    """(N, 8) `earlier`, none where the batch says nothing of it."""
+    return np.zeros((len(batch), N_EARLIER), np.uint64) if batch.earlier is None else batch.earlier

@@ -66,6 +66,7 @@ def unshared(one: FeatureSpec, other: FeatureSpec) -> list[str]:
         ("context fields", list(one.statistics.segments), list(other.statistics.segments)),
         ("popularity channels", list(one.statistics.popularity), list(other.statistics.popularity)),
         ("co-visitation channels", list(one.statistics.co_visitation), list(other.statistics.co_visitation)),
+        ("half-lives of returns (ms)", one.statistics.returns, other.statistics.returns),
         ("neighbours kept of an item", one.statistics.n_slots, other.statistics.n_slots),
     ]
     found = [f"{what}: {a} and {b}" for what, a, b in pairs if a != b or _ordered(a) != _ordered(b)]

@@ -22,7 +22,8 @@ from stream.core.content import N_TOKENS, buckets
 from stream.core.context import context_columns
 from stream.core.events import EventBatch, EventTypes, item_keys
 from stream.core.fold import APPLIED, Folded
-from stream.core.scales import WindowSpec
+from stream.core.statistics.returns import earlier_items, return_columns
+from stream.core.scales import WindowSpec, scale_name
 from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, compiled_form, records_at, window_counts
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, SegmentField, StatisticsSpec
 from stream.core.values import ValueSpec
@@ -97,6 +98,8 @@ class FeatureSpec:
         for pair in plain["statistics"]["co_visitation"]:  # type: ignore[index]
             if pair["field"] is None:
                 del pair["field"]
+        if not self.statistics.returns:
+            del plain["statistics"]["returns"]  # type: ignore[attr-defined]
         if self.n_content == 0:
             del plain["n_content"]
         if self.candidates.n_retrieved == 0:
@@ -117,6 +120,7 @@ class FeatureSpec:
             statistics["popularity"] = tuple(PopularityChannel(**c) for c in statistics["popularity"])
             statistics["co_visitation"] = tuple(CoVisitationChannel(**c) for c in statistics["co_visitation"])
             statistics["segments"] = tuple(SegmentField(s["field"], tuple(s["values"])) for s in statistics["segments"])
+            statistics["returns"] = tuple(int(half_life) for half_life in statistics.get("returns", ()))
             candidates = dict(plain["candidates"])
             candidates["lists"] = tuple((str(name), int(n)) for name, n in candidates["lists"])
             unknown = set(plain) - {"types", "state", "statistics", "candidates", "n_history", "values", "n_content"}
@@ -197,8 +201,10 @@ def candidate_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
     own/…             the user had it before: flag, log count, log hours since
     taste/SCALE       log share of its category in the user's recent events, decayed with the scale as half-life
     age               log hours since it was published or first seen
+    return/SCALE      log of the item's share of what users came back to after the last items of the user's earlier
+                      sessions, summed over these
     """
-    pairs = spec.statistics.co_visitation
+    pairs, returns = spec.statistics.co_visitation, spec.statistics.returns
     return (
         *(f"popularity/{channel.name}" for channel in spec.statistics.popularity),
         *(f"lag{lag + 1}/{pair.name}" for lag in range(spec.candidates.n_last) for pair in pairs),
@@ -209,6 +215,7 @@ def candidate_feature_names(spec: FeatureSpec) -> tuple[str, ...]:
         "own/hours",
         *(f"taste/{scale.name}" for scale in spec.state.scales),
         "age",
+        *(f"return/{scale_name(half_life)}" for half_life in returns),
     )
 
 
@@ -381,6 +388,18 @@ def featurize(
             np.ascontiguousarray(retrieved[:, : spec.candidates.n_retrieved]),
             need=bool(wanted & of_candidates),
         )
+        if spec.statistics.returns and wanted & of_candidates:
+            gone = earlier_items(compiled, after["last_ms"], spec.state.session_gap_ms, kernel.weights)
+            return_columns(
+                view.returns,
+                view.catalogue.index.lookup(gone),
+                as_of_ms,
+                candidates,
+                np.float32(SHRINK),
+                scratch.sized(view.catalogue.capacity),
+                features,
+                kernel.n_features - len(spec.statistics.returns),
+            )
         inputs["candidates"] = candidates
         inputs["candidate_features"] = features
         if "candidate_index" in wanted:

@@ -30,7 +30,8 @@ from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold
 from stream.core.identity import rec_id
 from stream.core.parts import Part, source_keys, starts
 from stream.core.ranking import Ranked, Sources, rank, sources_of, with_strongest
-from stream.core.state import NEVER_MS, States, StateSpec, records_at
+from stream.core.statistics.returns import earlier_items
+from stream.core.state import NEVER_MS, States, StateSpec, compiled_form, records_at
 from stream.core.statistics import ItemStatistics
 
 __all__ = ["Answers", "Policy", "Recommender", "Scorer", "Stepped", "Witness"]
@@ -536,7 +537,12 @@ class Recommender:
             previous=folded.previous[rows],
             segments=batch.segments[rows, : len(fields)],
             previous_segments=folded.previous_segments[rows, : len(fields)],
+            earlier=self._earlier(batch, folded, rows) if self.spec.statistics.returns else None,
         )
+
+    def _earlier(self, batch: EventBatch, folded: Folded, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
+        after = compiled_form(records_at(folded.after, rows))
+        return earlier_items(after, batch.ts_ms[rows], self.spec.state.session_gap_ms, self._weights)
 
 
 def _rec_ids(batch: EventBatch, rows: NDArray[np.intp], parts: Sequence[Part]) -> list[str]:

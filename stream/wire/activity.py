@@ -1,8 +1,9 @@
 """Activity messages: the columns of an ActivityBatch as MessagePack.
 
 Layout: one array [version, source, first, last, segment fields, item ids, nine columns]; each column is [dtype, bytes],
-the bytes little-endian and row-major. Items and offsets travel in the narrowest type that holds them, offsets as their
-distance from `first`. Dtypes and lengths in a message are checked against what each column may be, never obeyed.
+the bytes little-endian and row-major. A tenth column stands there where what users come back to is counted. Items and
+offsets travel in the narrowest type that holds them, offsets as their distance from `first`. Dtypes and lengths in a
+message are checked against what each column may be, never obeyed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.core.activity import N_PREVIOUS, ActivityBatch, checked
+from stream.core.activity import N_EARLIER, N_PREVIOUS, ActivityBatch, checked
 from stream.wire.errors import WireError
 
 __all__ = ["VERSION", "decode_activity", "encode_activity"]
@@ -48,37 +49,42 @@ class _Activity(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=
     previous_segments: _Column
 
 
+class _Returning(_Activity, array_like=True, forbid_unknown_fields=True, gc=False):
+    earlier: _Column | None = None
+
+
 class _Head(msgspec.Struct, array_like=True, gc=False):
     version: int
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(_Activity).decode
+_decode: Final = msgspec.msgpack.Decoder(_Returning).decode
 _decode_head: Final = msgspec.msgpack.Decoder(_Head).decode
 
 
 def encode_activity(batch: ActivityBatch) -> bytes:
     """The message of one batch; ValueError if the batch is not sound, see `stream.core.activity.checked`."""
     checked(batch)
-    return _encode(
-        _Activity(
-            version=VERSION,
-            source=batch.source,
-            first=batch.first,
-            last=batch.last,
-            segment_fields=batch.segment_fields,
-            item_ids=batch.item_ids,
-            offset=_narrow(batch.offset - batch.first),
-            item=_narrow(batch.item),
-            kind=_fixed(batch.kind, "<u1"),
-            weight=_fixed(batch.weight, "<f4"),
-            ts_ms=_fixed(batch.ts_ms, "<i8"),
-            continues=_fixed(batch.continues, "|b1"),
-            previous=_fixed(batch.previous, "<u8"),
-            segments=_fixed(batch.segments, "<u4"),
-            previous_segments=_fixed(batch.previous_segments, "<u4"),
-        )
+    content = (
+        VERSION,
+        batch.source,
+        batch.first,
+        batch.last,
+        batch.segment_fields,
+        batch.item_ids,
+        _narrow(batch.offset - batch.first),
+        _narrow(batch.item),
+        _fixed(batch.kind, "<u1"),
+        _fixed(batch.weight, "<f4"),
+        _fixed(batch.ts_ms, "<i8"),
+        _fixed(batch.continues, "|b1"),
+        _fixed(batch.previous, "<u8"),
+        _fixed(batch.segments, "<u4"),
+        _fixed(batch.previous_segments, "<u4"),
     )
+    if batch.earlier is None:
+        return _encode(_Activity(*content))
+    return _encode(_Returning(*content, earlier=_fixed(batch.earlier, "<u8")))
 
 
 def decode_activity(message: bytes) -> ActivityBatch:
@@ -106,13 +112,16 @@ def decode_activity(message: bytes) -> ActivityBatch:
                 previous_segments=_shaped(
                     "previous_segments", wire.previous_segments, ("<u4",), (n_entries, n_segments)
                 ),
+                earlier=None
+                if wire.earlier is None
+                else _shaped("earlier", wire.earlier, ("<u8",), (n_entries, N_EARLIER)),
             )
         )
     except (msgspec.DecodeError, ValueError, OverflowError) as error:
         raise WireError(f"an activity message is corrupt: {error}") from error
 
 
-def _decoded(message: bytes) -> _Activity:
+def _decoded(message: bytes) -> _Returning:
     try:
         wire = _decode(message)
     except msgspec.DecodeError:

@@ -66,6 +66,15 @@ class Fusion(nn.Module):
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, -1.0)
 
+    def another(self, seed: int) -> Fusion:
+        """An untrained one of the same sizes that was given the same, and standardises alike."""
+        torch.manual_seed(seed)
+        mute = tuple(torch.nonzero(self.heard == 0).flatten().tolist())
+        fresh = type(self)(self.config, self.representation, self.words, mute)
+        for mine, its in zip(self.buffers(), fresh.buffers(), strict=True):
+            its.copy_(mine)
+        return fresh
+
     def standardise(self, features: Tensor, context: Tensor) -> None:
         """See `Ranker.standardise`; features (N, F + N_SIGNALS), as `told` gives them."""
         self.ranker.standardise(features, context)

@@ -9,7 +9,7 @@ from numba import njit
 
 from stream.core.state import NEVER_MS
 
-__all__ = ["COUNTED", "REBASED", "count"]
+__all__ = ["COUNTED", "REBASED", "count", "credit"]
 
 COUNTED: Final = 1
 """Items of a column weigh more than before."""
@@ -97,18 +97,18 @@ def count(
                 add[pair_column[row, c]] = w if forth else 0.0
                 any_forth = any_forth or forth
             if any_forth:
-                _credit(before, i, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
+                credit(before, i, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
             for c in range(n_pairs):
                 add[pair_column[row, c]] = w if pair_of[c] == 2 else 0.0
                 any_back = any_back or pair_of[c] == 2
             if any_back:
-                _credit(i, before, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
+                credit(i, before, t, add, pair_half_life_ms, slot_item, slot_weight, row_sum, row_ms)
             for c in range(n_pairs):
                 add[pair_column[row, c]] = 0.0
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _credit(
+def credit(
     row: Any,
     neighbour: Any,
     t: Any,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -91,8 +91,12 @@ class StatisticsSpec:
     )
     segments: tuple[SegmentField, ...] = ()
     n_slots: int = 128
+    returns: tuple[int, ...] = field(default=(), repr=False)
+    """Half-lives in milliseconds of what users come back to in later sessions, see `stream.core.statistics.returns`."""
 
     def __post_init__(self) -> None:
+        if min(self.returns, default=1) <= 0 or len(set(self.returns)) != len(self.returns):
+            raise ValueError(f"half-lives of returns must be positive and distinct, not {self.returns} ms")
         declared = [segment.field for segment in self.segments]
         if len(set(declared)) != len(declared):
             raise ValueError(f"segment fields repeat: {declared}")

@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.core.activity import ActivityBatch
+from stream.core.activity import ActivityBatch, earlier_of
 from stream.core.catalogue import Catalogue, ItemUpdate
+from stream.core.statistics.returns import Returns
 from stream.core.state import NEVER_MS
 from stream.core.statistics.counting import count
 from stream.core.statistics.listing import N_LISTED, NO_GENERATION, SHARE_FLOOR, derive, relist
@@ -75,6 +76,8 @@ class ItemStatistics:
     slot_weight: NDArray[np.float32] = field(init=False)
     row_sum: NDArray[np.float32] = field(init=False)
     row_ms: NDArray[np.int64] = field(init=False)
+    returns: Returns = field(init=False)
+    """What users come back to."""
     _half_life_ms: NDArray[np.float64] = field(init=False)
     _pair_half_life_ms: NDArray[np.float64] = field(init=False)
     _pair_of: NDArray[np.uint8] = field(init=False)
@@ -106,6 +109,7 @@ class ItemStatistics:
         self.slot_weight = np.zeros((0, spec.n_slots, n_pairs), np.float32)
         self.row_sum = np.zeros((0, n_pairs), np.float32)
         self.row_ms = np.zeros(0, np.int64)
+        self.returns = Returns(spec.returns, spec.n_slots)
         columns = np.diff(spec.first_column)
         self._half_life_ms = np.repeat([float(channel.half_life_ms) for channel in spec.popularity], columns)
         self._pair_half_life_ms = np.repeat(
@@ -137,7 +141,7 @@ class ItemStatistics:
             self.row_sum,
             self.row_ms,
         )
-        return sum(array[:1].nbytes for array in arrays)
+        return sum(array[:1].nbytes for array in arrays) + self.returns.n_bytes_per_item
 
     def segment_codes(self, segments: NDArray[np.uint32]) -> NDArray[np.int32]:
         """(B, S) context keys in the order of the spec's fields -> (B, S) codes; 0 for missing and for other values."""
@@ -171,10 +175,17 @@ class ItemStatistics:
         def column(name: str) -> NDArray[Any]:
             return np.concatenate([_only(getattr(batch, name), rows) for batch, rows in counted])
 
-        previous = self.catalogue.index.lookup(column("previous"))
-        if n_known_of[0] < n_known:  # an item that only a later batch makes known is no neighbour yet
-            previous[previous >= np.repeat(n_known_of, [len(item) for item in items])[:, None]] = -1
+        def known(keys: NDArray[np.uint64]) -> NDArray[np.int32]:
+            numbers = self.catalogue.index.lookup(keys)
+            if n_known_of[0] < n_known:  # an item that only a later batch makes known is no neighbour yet
+                numbers[numbers >= np.repeat(n_known_of, [len(item) for item in items])[:, None]] = -1
+            return numbers
+
+        previous = known(column("previous"))
         item = np.concatenate(items)
+        if self.returns:
+            earlier = known(np.concatenate([_only(earlier_of(batch), rows) for batch, rows in counted]))
+            self.returns.count(item, column("ts_ms"), column("weight"), earlier)
         self._touch(item)
         count(
             item,
@@ -360,6 +371,7 @@ class ItemStatistics:
         self.slot_weight = grown(self.slot_weight, 0)
         self.row_sum = grown(self.row_sum, 0)
         self.row_ms = grown(self.row_ms, NEVER_MS)
+        self.returns.grow(capacity)
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """All that `restore` needs, as arrays that `numpy.savez` stores without pickling."""
@@ -373,7 +385,7 @@ class ItemStatistics:
             "items_offset": self.items_offset,
             "n_gaps": self.n_gaps,
             "missing": self.missing,
-            "spec": repr(self.spec),
+            "spec": _shown(self.spec),
         }
         arrays: dict[str, NDArray[Any]] = {
             name: getattr(self, name)[:n_items].copy()
@@ -382,6 +394,7 @@ class ItemStatistics:
         for name in ("available", "category", "published_ms"):
             arrays[name] = getattr(self.catalogue, name)[:n_items].copy()
         arrays |= {"total": self.total.copy(), "landmark_ms": self.landmark_ms.copy()}
+        arrays |= self.returns.snapshot(n_items)
         arrays["words"] = np.frombuffer(json.dumps(words).encode(), np.uint8)
         return arrays
 
@@ -394,7 +407,7 @@ class ItemStatistics:
         """
         try:
             words = json.loads(bytes(arrays["words"].astype(np.uint8)))
-            if words["spec"] != repr(spec):
+            if words["spec"] != _shown(spec):
                 raise ValueError("the snapshot holds other statistics than this bundle asks for")
             view = cls(spec, Catalogue(words["ids"]))
             n_items = len(view.catalogue)
@@ -404,6 +417,7 @@ class ItemStatistics:
             slots = view.slot_item[:n_items]
             if slots.size > 0 and not -1 <= slots.min() <= slots.max() < n_items:
                 raise ValueError(f"a neighbour in the snapshot is none of its {n_items} items")
+            view.returns.restore(arrays, n_items)
             titles = {int(number): str(title) for number, title in words["titles"]}
             view.catalogue.read_words(words["categories"], titles)
             view.counted = {str(source): int(due) for source, due in words["counted"].items()}
@@ -417,6 +431,11 @@ class ItemStatistics:
             raise ValueError(f"not a snapshot of item statistics: {error!r}") from error
         view.refresh()
         return view
+
+
+def _shown(spec: StatisticsSpec) -> str:
+    """A specification as snapshots name theirs: as before there were returns, where there are none."""
+    return repr(spec) + (f" and returns {spec.returns}" if spec.returns else "")
 
 
 def _only(column: NDArray[Any], rows: NDArray[np.bool_] | None) -> NDArray[Any]:
