@@ -2,7 +2,8 @@
 
 A synthetic shop of 46,000 items whose co-visitation rows are full, users with full rings, batches of 256 events; the
 middle of nine rounds, in processor time of the thread. `--digest` prints a checksum of all candidates and features
-instead, to show that a change of the code changed no bit.
+instead, to show that a change of the code changed no bit. `--returns` counts what users come back to as well; their
+events are then sessions of their own, so that every answer reads as many rows of returns as there can be.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from stream.core.activity import ActivityBatch
+from stream.core.activity import N_EARLIER, ActivityBatch
 from stream.core.candidates import Filters, Scratch
 from stream.core.catalogue import ItemUpdate
 from stream.core.events import EventBatch
 from stream.core.features import FeatureSpec, Vocabulary, featurize
 from stream.core.fold import Folded, fold, source_key
 from stream.core.ranking import rank
+from stream.core.scales import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.core.state import blank_states
 from stream.core.statistics import ItemStatistics
 
@@ -46,6 +48,8 @@ def made(
     # Rings of items near each other, so that rows fill up and sessions hang together.
     item = np.minimum((chance.pareto(0.6, n) * 20).astype(np.int64), N_ITEMS - 1)
     near = (item[:, None] + chance.integers(1, 200, (n, 3))) % N_ITEMS
+    returns = bool(spec.statistics.returns)
+    earlier = (item[:, None] + chance.integers(1, 200, (n, N_EARLIER))) % N_ITEMS if returns else None
     key = view.catalogue.key
     for start in range(0, n, 50_000):
         at = slice(start, start + 50_000)
@@ -65,6 +69,7 @@ def made(
                 previous=key[near[at]],
                 segments=np.zeros((50_000, 0), np.uint32),
                 previous_segments=np.zeros((50_000, 0), np.uint32),
+                earlier=None if earlier is None else key[earlier[at]],
             )
         )
     view.refresh()
@@ -76,7 +81,7 @@ def made(
         users * 32,
         [ids[n] for n in np.minimum((chance.pareto(0.6, n_past) * 20).astype(np.int64), N_ITEMS - 1)],
         chance.integers(0, 3, n_past),
-        end_ms - np.repeat(np.arange(32)[::-1], N_USERS) * 9 * 60_000,
+        end_ms - np.repeat(np.arange(32)[::-1], N_USERS) * (45 if returns else 9) * MINUTE_MS,
     )
     states = fold(spec.state, blank_states(spec.state, N_USERS), past, source=source_key("events/0"), weights=weights)
     folded, batches = [], []
@@ -114,8 +119,11 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--digest", action="store_true")
     arguments.add_argument("--categories", action="store_true", help="items have categories")
+    arguments.add_argument("--returns", action="store_true", help="what users come back to is counted at two scales")
     given = arguments.parse_args()
     spec = FeatureSpec()
+    if given.returns:
+        spec = replace(spec, statistics=replace(spec.statistics, returns=(DAY_MS, 6 * HOUR_MS)))
     view, folded, batches = made(0, spec, with_categories=given.categories)
     rows, filters, scratch, words = np.arange(BATCH), no_filters(), Scratch(), Vocabulary([])
 
@@ -185,6 +193,7 @@ def main() -> None:
             previous=keys[chance.integers(0, len(keys), (n, 3))],
             segments=np.zeros((n, 0), np.uint32),
             previous_segments=np.zeros((n, 0), np.uint32),
+            earlier=keys[chance.integers(0, len(keys), (n, N_EARLIER))] if given.returns else None,
         )
         start = time.thread_time()
         view.apply(batch)
