@@ -22,10 +22,10 @@ from stream.core.content import N_TOKENS, buckets
 from stream.core.context import context_columns
 from stream.core.events import EventBatch, EventTypes, item_keys
 from stream.core.fold import APPLIED, Folded
-from stream.core.statistics.returns import earlier_items, return_columns
 from stream.core.scales import WindowSpec, scale_name
 from stream.core.state import N_SEGMENTS, NEVER_MS, States, StateSpec, compiled_form, records_at, window_counts
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, SegmentField, StatisticsSpec
+from stream.core.statistics.returns import earlier_items, return_columns
 from stream.core.values import ValueSpec
 
 __all__ = [

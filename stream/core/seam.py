@@ -30,9 +30,9 @@ from stream.core.fold import APPLIED, DUPLICATE, ERASED, REQUESTED, Folded, fold
 from stream.core.identity import rec_id
 from stream.core.parts import Part, source_keys, starts
 from stream.core.ranking import Ranked, Sources, rank, sources_of, with_strongest
-from stream.core.statistics.returns import earlier_items
 from stream.core.state import NEVER_MS, States, StateSpec, compiled_form, records_at
 from stream.core.statistics import ItemStatistics
+from stream.core.statistics.returns import earlier_items
 
 __all__ = ["Answers", "Policy", "Recommender", "Scorer", "Stepped", "Witness"]
 

@@ -16,11 +16,11 @@ from stream.core.activity import N_EARLIER, ActivityBatch, concatenated
 from stream.core.candidates import CandidateSpec
 from stream.core.events import REQUEST, item_keys
 from stream.core.features import SHRINK, FeatureSpec, candidate_feature_names
-from stream.core.statistics.returns import earlier_items
 from stream.core.scales import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.core.seam import Policy, Recommender
 from stream.core.state import compiled_form
 from stream.core.statistics import CoVisitationChannel, ItemStatistics, PopularityChannel, StatisticsSpec
+from stream.core.statistics.returns import earlier_items
 from stream.wire.activity import decode_activity, encode_activity
 from tests.core.histories import SMALL, T0_MS, WEIGHTS, Happening, Past, Store, batch_of
 from training.replay import RecordingScorer

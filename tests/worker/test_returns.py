@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from stream.bundle.service import Arm
-from stream.core import returns
 from stream.core.events import item_key
 from stream.core.features import candidate_feature_names
 from stream.core.scales import DAY_MS, HOUR_MS
 from stream.core.seam import Policy
-from stream.core.statistics import ItemStatistics
+from stream.core.statistics import ItemStatistics, returns
 from stream.wire.activity import decode_activity
 from stream.worker.processor import Processor
 from tests.bundle.models import FEATURES

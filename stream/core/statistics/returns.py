@@ -26,7 +26,6 @@ from stream.core.statistics.counting import credit
 __all__ = ["Returns", "earlier_items", "return_columns"]
 
 
-
 class Returns:
     """Rows of items that users came back to.
 

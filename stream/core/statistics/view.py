@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from stream.core.activity import ActivityBatch, earlier_of
 from stream.core.catalogue import Catalogue, ItemUpdate
-from stream.core.statistics.returns import Returns
 from stream.core.state import NEVER_MS
 from stream.core.statistics.counting import count
 from stream.core.statistics.listing import N_LISTED, NO_GENERATION, SHARE_FLOOR, derive, relist
+from stream.core.statistics.returns import Returns
 from stream.core.statistics.segments import SegmentCodes
 from stream.core.statistics.spec import StatisticsSpec
 
