@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from stream.bundle.load import Bundle, load_bundle
 from stream.bundle.manifest import Manifest
 from stream.core.distributions import Binned
-from training.config import Config
 from training.export import RetrievalModel, write_bundle
 from training.indexing import IndexSettings
-from training.material import Material
+from training.job import Job
 from training.sequences import SequenceBatch
 
 __all__ = ["BundleWriter"]
@@ -27,11 +26,8 @@ __all__ = ["BundleWriter"]
 class BundleWriter:
     """Writes a bundle twice: aside, to be evaluated, and with its figures where it belongs."""
 
-    config: Config
-    material: Material
+    job: Job
     module: torch.nn.Module
-    command: str
-    replace: bool
     example: Mapping[str, NDArray[Any]] | None
     inputs: tuple[str, ...]
     space: Any
@@ -50,10 +46,10 @@ class BundleWriter:
     def write(self, metrics: dict[str, float], distributions: dict[str, Binned] | None = None) -> Manifest:
         """The bundle where the configuration wants it."""
         figures = {name: round(value, 5) for name, value in metrics.items()}
-        return self._write(Path(self.config.bundle.path), figures, distributions)
+        return self._write(self.job.path, figures, distributions)
 
     def _write(self, path: Path, metrics: dict[str, float], distributions: dict[str, Binned] | None = None) -> Manifest:
-        output, material = self.config.bundle, self.material
+        output, material = self.job.config.bundle, self.job.material
         return write_bundle(
             path,
             module=self.module,
@@ -62,17 +58,17 @@ class BundleWriter:
             space=self.space,
             name=output.name,
             version=output.version,
-            training=material.window(self.command),
+            training=material.window(self.job.command),
             vocabulary=self.vocabulary or [],
             n_state=self.n_state,
             parts=self.parts,
-            policy=self.config.policy,
+            policy=self.job.config.policy,
             metrics=metrics,
             description=output.description,
             preprocessing=material.preprocessing,
             distributions=distributions,
             example=self.example,
-            replace=self.replace,
+            replace=self.job.replace,
             retrieval=self.retrieval,
             index=IndexSettings(output.index_above, output.index_recall),
             histories=self.histories,

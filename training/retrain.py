@@ -45,10 +45,12 @@ from training.config import (
     feature_spec,
     span_ms,
 )
+from training.job import Trained
+from training.judging import evaluate_bundle
 from training.material import Material, prepare
 from training.processes import ALONE, Processes
 from training.reporter import Reporter
-from training.train import Trained, evaluate_bundle, train
+from training.train import train
 from training.warm import Start, read_start
 
 __all__ = ["Plan", "Retrained", "Slice", "retrain", "working"]

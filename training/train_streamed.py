@@ -30,9 +30,9 @@ from training.log import item_updates
 from training.material import Material, with_targets
 from training.processes import ALONE, Processes
 from training.reporter import Quiet, Reporter
+from training.sequence_learning import spec_for
 from training.sequence_shards import Shards, cut_shards
 from training.stored_log import store_log
-from training.train_sequences import spec_for
 
 __all__ = ["Streamed", "is_long", "streamed"]
 

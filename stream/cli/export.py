@@ -39,7 +39,7 @@ def export(
         index_recall: Least share of the best items that the index must find, or no bundle is written; likewise.
         json: Print one line at the end: path, reference, metrics.
     """
-    from training.train_sequences import export_checkpoint
+    from training.checkpoint_export import export_checkpoint
 
     manifest = export_checkpoint(
         checkpoint, out, replace_other=not keep, index_above=index_above, index_recall=index_recall

@@ -91,9 +91,10 @@ def train(
     from training.config import read_config, span_ms
     from training.device import choose_device
     from training.journal import tensorboard as log_to
+    from training.judging import evaluate_bundle
     from training.material import prepare
     from training.processes import processes
-    from training.train import assist, evaluate_bundle
+    from training.train import assist
     from training.train import train as run
 
     settings = _overridden(read_config(config), data, items, out, seed)

@@ -24,13 +24,14 @@ from tests.training.test_train import FEATURES, config
 from training.compare.fused import spec_for
 from training.config import Config, FusionTraining, RankerTraining
 from training.fusion import MEMBER, RANKER, live_columns, sequences_of, slices
+from training.job import Trained
 from training.log import Log, item_updates
 from training.material import Material, prepare
 from training.nets.fusion import GIVEN
 from training.replay import RecordingScorer, Replay
 from training.rows import record
 from training.targets import Targets
-from training.train import Trained, train
+from training.train import train
 from training.warm import read_start
 
 MODEL = FusionTraining(

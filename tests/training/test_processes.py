@@ -26,8 +26,8 @@ from training.fit import Checkpoint, FitConfig, Fitted, fit
 from training.losses import full_cross_entropy
 from training.nets.tempo import Tempo, TempoConfig
 from training.processes import ALONE, Processes, processes
+from training.sequence_learning import learn
 from training.sequences import UserSequences, batches, pad
-from training.train_sequences import learn
 from training.train_streamed import streamed
 
 CONFIG = FitConfig(n_epochs=2, learning_rate=1e-2, seed=5)

@@ -25,6 +25,8 @@ from training.backtest.material import material_of
 from training.backtest.run import Conditions
 from training.config import Config, Data, Features, Output, RankerTraining, RecurrentTraining, Window
 from training.drift import Drift, drift_of, references_of
+from training.job import Trained
+from training.judging import evaluate_bundle
 from training.listwise import Ensemble
 from training.log import Log, item_updates
 from training.material import prepare
@@ -32,7 +34,7 @@ from training.nets.ranker import PADDING_SCORE, Ranker, RankerConfig
 from training.replay import Replay
 from training.rowmaking import Recipe, make_rows
 from training.shards import Description
-from training.train import Trained, evaluate_bundle, train
+from training.train import train
 
 FEATURES = Features(
     popularity=("all:1h", "continuing:1d", "all:1d:device"),

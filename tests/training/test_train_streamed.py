@@ -22,12 +22,13 @@ from training.compare.task import Task
 from training.config import Config, Data, Features, Output, RankerTraining, TempoTraining, Window
 from training.drift import reference_by_replay
 from training.evaluate import BASELINES
+from training.judging import evaluate_bundle
 from training.lessons import InMemory, InShards, targets_from
 from training.material import prepare
+from training.sequence_learning import learn
 from training.sequence_shards import cut_shards
 from training.sequences import cut_sequences, frequent_items
-from training.train import evaluate_bundle, train
-from training.train_sequences import learn
+from training.train import train
 from training.train_streamed import streamed
 
 SMALL = TempoTraining(d=8, n_scales=2, epochs=2, batch=16, length=40, n_best=20, learning_rate=1e-2)

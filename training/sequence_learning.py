@@ -7,32 +7,28 @@
 Which epoch is exported is chosen on the end of the training window; what is reported comes from the validation range
 behind it, by replaying the log through the bundle as a worker would.
 
-A checkpoint holds everything that an export needs, the weights of the best epoch among it: `export_checkpoint` makes a
-bundle of a run that still goes on, or was ended.
+A checkpoint holds everything that an export needs, see `training.checkpoint_export`.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stream.bundle.manifest import Manifest, TrainingWindow
+from stream.bundle.manifest import TrainingWindow
 from stream.core.features import FeatureSpec
 from stream.errors import PolytempoError
 from training.compare.models import N_HISTORY, score_with
 from training.compare.task import Task, look
 from training.config import Config, SequenceTraining
-from training.export import write_bundle
 from training.fit import Checkpoint, Fitted, Journal, fit
-from training.indexing import IndexSettings, some_histories
+from training.indexing import some_histories
 from training.lessons import Lesson
 from training.losses import full_cross_entropy, unseen_cross_entropy
 from training.processes import ALONE, Processes
@@ -43,13 +39,11 @@ from training.sequence_models import (
     fit_config,
     inputs_of,
     item_tables,
-    n_state_of,
-    parts_of,
 )
 from training.sequences import SequenceBatch, UserSequences
 from training.warm import Start
 
-__all__ = ["Learnt", "export_checkpoint", "learn", "places_of", "spec_for"]
+__all__ = ["Learnt", "learn", "places_of", "spec_for"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,65 +187,3 @@ class _Seen:
         self._figure = "" if figure is None else f", NDCG {figure:.3f}"
         if self._journal is not None:
             self._journal.epoch(n_steps, loss=loss, figure=figure)
-
-
-def export_checkpoint(
-    checkpoint: Path,
-    out: Path,
-    *,
-    replace_other: bool = True,
-    index_above: int | None = None,
-    index_recall: float | None = None,
-) -> Manifest:
-    """Write the bundle of the best epoch that a checkpoint knows, or of its last step where no epoch has ended.
-
-    Args:
-        replace_other: whether another bundle in the way may be replaced.
-        index_above, index_recall: instead of what the training's configuration says, see `training.config.Output`.
-
-    Raises:
-        PolytempoError: the file is no checkpoint of `polytempo train`, or an index is needed and cannot be made.
-        BundleError: the bundle cannot be written there.
-    """
-    try:
-        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        about = content["about"]
-        config = msgspec.json.decode(about["config"], type=Config)
-        spec = FeatureSpec.from_json(msgspec.json.decode(about["features"]))
-        window = msgspec.json.decode(about["window"], type=TrainingWindow)
-        histories = SequenceBatch(**about["histories"]) if "histories" in about else None
-    except OSError as error:
-        raise PolytempoError(f"{checkpoint} cannot be read: {error.strerror}.") from error
-    except (KeyError, TypeError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise PolytempoError(
-            f"{checkpoint.name} is no checkpoint of a sequence model.", "`polytempo train --checkpoint` writes them."
-        ) from error
-    model = config.model
-    if not isinstance(model, SequenceTraining):
-        raise PolytempoError(f"{checkpoint.name} is of a {type(model).__name__}, which is no sequence model.")
-    module = build(model, len(about["vocabulary"]), n_history=spec.n_history, scales=spec.state.scales)
-    module.load_state_dict(content["best"] or content["model"])
-    fitted = Fitted(**content["done"])
-    metrics = Learnt(module, fitted).metrics() if fitted.best_epoch > 0 else {}
-    return write_bundle(
-        out,
-        module=module,
-        inputs=inputs_of(model),
-        features=spec,
-        space="vocabulary",
-        name=config.bundle.name,
-        version=config.bundle.version,
-        training=window,
-        vocabulary=about["vocabulary"],
-        n_state=n_state_of(model, module),
-        parts=parts_of(module),
-        policy=config.policy,
-        metrics={name: round(value, 5) for name, value in metrics.items()},
-        description=config.bundle.description,
-        replace=replace_other,
-        index=IndexSettings(
-            config.bundle.index_above if index_above is None else index_above,
-            config.bundle.index_recall if index_recall is None else index_recall,
-        ),
-        histories=histories,
-    )

@@ -30,11 +30,12 @@ from training.config import (
     Window,
 )
 from training.fusion import sequences_of
+from training.job import Trained
 from training.lessons import InMemory
 from training.material import prepare
+from training.sequence_learning import learn
 from training.sequence_models import KINDS, inputs_of
-from training.train import Trained, train
-from training.train_sequences import learn
+from training.train import train
 
 SMALL: dict[str, Any] = {"d": 16, "epochs": 3, "batch": 8, "length": 40, "n_best": 60, "learning_rate": 1e-2}
 
