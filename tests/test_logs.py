@@ -65,7 +65,6 @@ def test_every_format_gives_the_same_normal_form(tmp_path: Path, name: str) -> N
         "device": pl.String,
     }
     assert log.count_rows() == len(ROWS)
-    assert log.guessed
 
 
 def _frame_of(path: Path, table: Mapping[str, Any], mapping: ColumnMapping | None = None) -> pl.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,13 +99,9 @@ def path(
         kafka=kafka,
         recurrent=recurrent,
     )
-    figures = module.run(options, say=lambda what: people.print(what, style="dim"))
-    if json:
-        print_json(figures)
-    else:
-        _show_path(figures)
-        if peers:
-            _show_peers(figures)
+    figures = _measured(module, options, _show_path, json=json)
+    if peers and not json:
+        _show_peers(figures)
 
 
 @bench.command
@@ -158,11 +155,7 @@ def latency(
         log=log,
         kafka=kafka,
     )
-    figures = module.run(options, say=lambda what: people.print(what, style="dim"))
-    if json:
-        print_json(figures)
-    else:
-        _show_latency(figures)
+    _measured(module, options, _show_latency, json=json)
 
 
 @bench.command
@@ -198,11 +191,7 @@ def recovery(
     _at_least_one(users=users)
     module = _benchmark("recovery")
     config = module.RecoveryConfig(n_users=users, n_activity=activity, take_over=take_over, bundle=bundle, kafka=kafka)
-    figures = module.run(config, say=lambda what: people.print(what, style="dim"))
-    if json:
-        print_json(figures)
-    else:
-        _show_recovery(figures)
+    _measured(module, config, _show_recovery, json=json)
 
 
 @bench.command
@@ -266,11 +255,7 @@ def backtest(
         batch_size=batch,
         n_rounds=rounds,
     )
-    figures = module.run(options, say=lambda what: people.print(what, style="dim"))
-    if json:
-        print_json(figures)
-    else:
-        _show_backtest(figures)
+    _measured(module, options, _show_backtest, json=json)
 
 
 @bench.command
@@ -322,11 +307,17 @@ def growth(
         n_worker_events=worker_events,
         plot=plot,
     )
+    _measured(module, options, _show_growth, json=json)
+
+
+def _measured(module: Any, options: Any, show: Callable[[Any], None], *, json: bool) -> Any:
+    """Run a benchmark and show its figures, for people or as a line of JSON."""
     figures = module.run(options, say=lambda what: people.print(what, style="dim"))
     if json:
         print_json(figures)
     else:
-        _show_growth(figures)
+        show(figures)
+    return figures
 
 
 def _benchmark(name: str) -> Any:

@@ -108,7 +108,7 @@ class FeedbackProcess:
                 "Is it running? `polytempo broker` starts one.",
             ) from error
         try:
-            self._n_partitions: Final = self._check_topics()
+            self._check_topics()
             self._producer: Any = KafkaProducer(
                 **settings.kafka_python(),
                 acks="all",
@@ -199,7 +199,7 @@ class FeedbackProcess:
         finally:
             self._finish()
 
-    def _check_topics(self) -> int:
+    def _check_topics(self) -> None:
         names = self._names
         found = {
             name: self._consumer.partitions_for_topic(name)
@@ -216,7 +216,6 @@ class FeedbackProcess:
                 f"{' and '.join(found)} differ in their number of partitions.",
                 "They must agree, so that a user's events, recommendations and outcomes share a partition.",
             )
-        return len(found[names.events])
 
     def _take_over(self) -> set[int]:
         """Begin anew with every partition that was assigned, where its last owner said; what was fetched of it is void.

@@ -23,8 +23,6 @@ class EventLog:
     path: Path
     mapping: ColumnMapping
     """Nothing in it is left open."""
-    guessed: bool
-    """Whether some of the mapping was guessed."""
 
     @property
     def context_columns(self) -> tuple[str, ...]:
@@ -87,5 +85,4 @@ def open_log(path: str | Path, mapping: ColumnMapping | None = None) -> EventLog
     path = Path(path)
     wanted = mapping or ColumnMapping()
     sample = sample_of(path)
-    resolved = completed(path, sample, wanted)
-    return EventLog(path=path, mapping=resolved, guessed=resolved != wanted)
+    return EventLog(path, completed(path, sample, wanted))

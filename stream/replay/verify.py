@@ -110,7 +110,6 @@ class Verdict:
         n_other_bundle: copies by bundles that were not given; not among `n`.
         n_forgotten: copies for users who were forgotten afterwards; not among `n`.
         n_points: views that they name.
-        n_views: how often a view was built from the beginning.
         explanations: of the first differences.
         reasons: explained differences by what they come from.
         remarks: what may spoil a comparison.
@@ -122,7 +121,6 @@ class Verdict:
     n_other_bundle: int = 0
     n_forgotten: int = 0
     n_points: int = 0
-    n_views: int = 0
     explanations: list[Explanation] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
@@ -421,7 +419,6 @@ class Verifier:
                 f"the oldest messages of {self._names.item_activity} are deleted, so no old view can be built again.",
                 "Keep item activity as long as recommendations are to be verified.",
             )
-        self.verdict.n_views += 1
         return view
 
     def _recommenders(self, answers: Answers, partition: int) -> Callable[[int], Recommender]:

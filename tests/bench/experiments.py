@@ -8,9 +8,9 @@ event: other work on the machine delays a round, but is not counted.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ from tests.wire.records import FakeRecord
 
 __all__ = ["main"]
 
-N_EVENTS, BATCH, N_ROUNDS = 8_192, 256, 5
+N_EVENTS, BATCH = 8_192, 256
 START_MS = 1_700_000_000_000
 
 
@@ -58,9 +58,13 @@ def records(event_type: str) -> list[FakeRecord]:
     ]
 
 
-def main(path: Path) -> dict[str, float]:
-    """Setting -> microseconds an event; printed as one line of JSON."""
-    bundle = load_bundle(path)
+def main() -> None:
+    """Prints microseconds an event by setting, as one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each setting (%(default)s)")
+    options = parser.parse_args()
+    bundle = load_bundle(options.bundle)
     policy = Policy(bundle.manifest.policy.n, bundle.manifest.policy.seen)
     drawn = Policy(policy.n, policy.seen, Exploration(first=4, pool=30))
     log = records(bundle.features.types.names[0])
@@ -82,12 +86,10 @@ def main(path: Path) -> dict[str, float]:
         "one bundle, shadow of 10 %": shadowed(0.1),
     }
     took: dict[str, list[float]] = {name: [] for name in settings}
-    for _ in range(N_ROUNDS):
+    for _ in range(options.rounds):
         for name, make in settings.items():
             took[name].append(_round(make, bundle.features.statistics, log))
-    found = {name: round(statistics.median(rounds), 2) for name, rounds in took.items()}
-    print(json.dumps(found))
-    return found
+    print(json.dumps({name: round(statistics.median(rounds), 2) for name, rounds in took.items()}))
 
 
 def _round(make: Callable[[ItemStatistics], Processor], spec: object, log: list[FakeRecord]) -> float:
@@ -115,4 +117,4 @@ def _round(make: Callable[[ItemStatistics], Processor], spec: object, log: list[
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -159,17 +159,7 @@ def test_the_command_under_torchrun_writes_one_bundle_and_one_line(tmp_path: Pat
     assert load_bundle(tmp_path / "tiny").manifest.metrics["epochs"] == 1
 
 
-SHARDED = f"""
-period = "10m"
-{TINY_SHOP}[model]
-kind = "tempo"
-d = 8
-n_scales = 2
-n_best = 20
-epochs = 2
-dropout = 0
-shard_events = 300
-"""
+SHARDED = CONFIGURATION.replace("epochs = 1", "epochs = 2") + "shard_events = 300\n"
 
 
 def test_the_command_under_torchrun_learns_from_shards_what_one_process_learns(tmp_path: Path) -> None:
