@@ -87,8 +87,40 @@ class EventDecoder:
 
     def decode(self, records: Sequence[Record]) -> Decoded:
         """Every record of one partition's batch, in the order of offsets; no content of a record makes this raise."""
+        return self.decode_all([records])[0]
+
+    def decode_all(self, batches: Sequence[Sequence[Record]]) -> list[Decoded]:
+        """Batches of several partitions, each as `decode` would; many small ones cost little more than one."""
         events: list[Event] = []
         taken: list[Record] = []
+        ends: list[int] = []
+        faults: list[list[Rejected]] = []
+        for records in batches:
+            faults.append(self._read_all(records, events, taken))
+            ends.append(len(events))
+        n_shown = [0] * len(batches)
+        if not events:
+            return [Decoded(self._no_events(), of) for of in faults]
+        columns = self._columns(events, taken)
+        found = self._check(self._suspects(columns).tolist(), events, taken)
+        shown = {row for row in np.flatnonzero(columns.kind == _SHOWN).tolist() if row not in found}
+        if found or shown:
+            first, keep, kept_ends = 0, list[int](), list[int]()
+            for place, end in enumerate(ends):
+                faults[place] += [found[row] for row in range(first, end) if row in found]
+                faults[place].sort(key=lambda rejected: rejected.record.offset)
+                n_shown[place] = sum(row in shown for row in range(first, end))
+                keep += [row for row in range(first, end) if row not in found and row not in shown]
+                kept_ends.append(len(keep))
+                first = end
+            events, taken, ends = [events[row] for row in keep], [taken[row] for row in keep], kept_ends
+            if events:
+                columns = self._columns(events, taken)
+        parts = self._batches(columns, ends) if events else [self._no_events() for _ in ends]
+        return [Decoded(*of) for of in zip(parts, faults, n_shown, strict=True)]
+
+    def _read_all(self, records: Sequence[Record], events: list[Event], taken: list[Record]) -> list[Rejected]:
+        """Read records, adding to `events` and to the records `taken` that they come from; those that are none."""
         faults: list[Rejected] = []
         read, max_bytes = self._read, self.limits.max_bytes
         for record in records:
@@ -106,19 +138,7 @@ class EventDecoder:
                     continue
             events.append(event)
             taken.append(record)
-        if not events:
-            return Decoded(self._no_events(), faults)
-        columns = self._columns(events, taken)
-        found = self._check(self._suspects(columns).tolist(), events, taken)
-        impressions = {row for row in np.flatnonzero(columns.kind == _SHOWN).tolist() if row not in found}
-        if found or impressions:
-            faults = sorted([*faults, *found.values()], key=lambda rejected: rejected.record.offset)
-            keep = [row for row in range(len(events)) if row not in found and row not in impressions]
-            events, taken = [events[row] for row in keep], [taken[row] for row in keep]
-            if not events:
-                return Decoded(self._no_events(), faults, len(impressions))
-            columns = self._columns(events, taken)
-        return Decoded(self._batch(columns), faults, len(impressions))
+        return faults
 
     def _columns(self, events: Sequence[Event], records: Sequence[Record]) -> _Columns:
         n_events = len(events)
@@ -176,27 +196,40 @@ class EventDecoder:
                 found[row] = Rejected(records[row], fault.reason, fault.detail)
         return found
 
-    def _batch(self, columns: _Columns) -> EventBatch:
-        n_events = len(columns.item_ids)
-        row_of = {user_id: row for row, user_id in enumerate(dict.fromkeys(columns.user_ids))}
-        requests = {}
-        for row in np.flatnonzero(columns.kind == REQUEST).tolist():
-            n, exclude, only = (asked[row] for asked in columns.asks)
-            requests[row] = Request(n, tuple(exclude or ()), None if only is None else tuple(only))
-        return EventBatch(
-            offset=columns.offset,
-            user=np.fromiter(map(row_of.__getitem__, columns.user_ids), np.int32, n_events),
-            users=list(row_of),
-            item_ids=columns.item_ids,
-            item=item_keys(columns.item_ids),
-            kind=columns.kind,
-            ts_ms=columns.ts_ms,
-            value=columns.value.astype(np.float32),
-            event_id=event_keys(columns.event_ids),
-            event_ids=columns.event_ids,
-            segments=self._segments(columns.contexts),
-            requests=requests,
-        )
+    def _batches(self, columns: _Columns, ends: Sequence[int]) -> list[EventBatch]:
+        """The events up to each of `ends` as a batch of its own: its columns are parts of the same arrays."""
+        value = columns.value.astype(np.float32)
+        item, event_id = item_keys(columns.item_ids), event_keys(columns.event_ids)
+        segments = self._segments(columns.contexts)
+        asking = np.flatnonzero(columns.kind == REQUEST).tolist()
+        parts, first = [], 0
+        for end in ends:
+            here = slice(first, end)
+            user_ids = columns.user_ids[here]
+            row_of = {user_id: row for row, user_id in enumerate(dict.fromkeys(user_ids))}
+            requests = {}
+            for row in asking:
+                if first <= row < end:
+                    n, exclude, only = (asked[row] for asked in columns.asks)
+                    requests[row - first] = Request(n, tuple(exclude or ()), None if only is None else tuple(only))
+            parts.append(
+                EventBatch(
+                    offset=columns.offset[here],
+                    user=np.fromiter(map(row_of.__getitem__, user_ids), np.int32, end - first),
+                    users=list(row_of),
+                    item_ids=columns.item_ids[here],
+                    item=item[here],
+                    kind=columns.kind[here],
+                    ts_ms=columns.ts_ms[here],
+                    value=value[here],
+                    event_id=event_id[here],
+                    event_ids=columns.event_ids[here],
+                    segments=segments[here],
+                    requests=requests,
+                )
+            )
+            first = end
+        return parts
 
     def _segments(self, contexts: Sequence[dict[str, Scalar] | None]) -> npt.NDArray[np.uint32]:
         segments = np.zeros((len(contexts), len(self.segment_fields)), np.uint32)

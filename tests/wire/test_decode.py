@@ -299,3 +299,34 @@ def test_a_batch_is_decoded_as_its_records_are_one_by_one(
         )
         np.testing.assert_array_equal(getattr(together.batch, name), expected)
     assert together.batch.user_ids() == [user_id for decoded in alone for user_id in decoded.batch.user_ids()]
+
+
+@given(
+    st.lists(st.lists(st.tuples(EVENTS, st.sampled_from([None, "impression", *KINDS])), max_size=5), max_size=4),
+    st.integers(0, 99),
+)
+def test_batches_of_several_partitions_are_decoded_as_each_by_itself(
+    partitions: list[list[tuple[dict[str, Any], str | None]]], seed: int
+) -> None:
+    """Whatever is wrong in one of them: users are numbered in each anew, and nothing goes over to another."""
+    rng = Random(seed)
+    batches = []
+    for drawn in partitions:
+        records = []
+        for offset, (event, kind) in enumerate(drawn):
+            if kind in KINDS:
+                key, value = make(kind, rng)
+            else:
+                shown = {"event_type": "impression"} if kind == "impression" else {}
+                key, value = event["user_id"].encode(), json.dumps(event | shown).encode()
+            records.append(FakeRecord(key, value, offset))
+        batches.append(records)
+    together = DECODER.decode_all(batches)
+    assert len(together) == len(batches)
+    for records, found in zip(batches, together, strict=True):
+        (alone,) = DECODER.decode_all([records])
+        assert (found.rejected, found.n_impressions) == (alone.rejected, alone.n_impressions)
+        for name in ("users", "item_ids", "event_ids", "requests"):
+            assert getattr(found.batch, name) == getattr(alone.batch, name)
+        for name in ("offset", "user", "item", "kind", "ts_ms", "value", "event_id", "segments"):
+            np.testing.assert_array_equal(getattr(found.batch, name), getattr(alone.batch, name))
