@@ -13,16 +13,13 @@ package the `onnx` package is not needed: fields of the file are left out or add
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
+from stream.bundle.editing import FUNCTION, GRAPH, INITIALIZER, NODE, OUTPUT, Node, bytes_field, first_text, node_of
 from stream.bundle.graph import Field, fields
 
 __all__ = ["Cut", "cut_ending"]
 
-_GRAPH: Final = 7
-_NODE, _INITIALIZER, _OUTPUT = 1, 5, 12
-_FUNCTION: Final = 25
 _INT64, _FLOAT = 7, 1
 
 
@@ -41,16 +38,6 @@ class Cut:
     n_best: int
 
 
-@dataclass(slots=True)
-class _Node:
-    kind: str = ""
-    domain: str = ""
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
-    has_graphs: bool = False
-
-
 def cut_ending(content: bytes) -> Cut | None:
     """The graph without the choice of the best, None where it does not end like that.
 
@@ -59,12 +46,12 @@ def cut_ending(content: bytes) -> Cut | None:
     """
     view = memoryview(content)
     model = list(fields(view))
-    graphs = [each for each in model if each.number == _GRAPH]
-    if len(graphs) != 1 or any(each.number == _FUNCTION for each in model):
+    graphs = [each for each in model if each.number == GRAPH]
+    if len(graphs) != 1 or any(each.number == FUNCTION for each in model):
         return None
     inner = list(fields(graphs[0].message))
-    nodes = [(each, _node(each)) for each in inner if each.number == _NODE]
-    outputs = {_first_text(each.message, 1): each for each in inner if each.number == _OUTPUT}
+    nodes = [(each, node_of(each)) for each in inner if each.number == NODE]
+    outputs = {first_text(each.message, 1): each for each in inner if each.number == OUTPUT}
     if "items" not in outputs or "scores" not in outputs or any(node.has_graphs for _, node in nodes):
         return None
     top = _only([(at, node) for at, node in nodes if "scores" in node.outputs])
@@ -75,7 +62,7 @@ def cut_ending(content: bytes) -> Cut | None:
     others = {name for at, node in nodes if at is not plus[0] for name in node.inputs}
     if {"items", "scores", places} & others or places in outputs or plus[1].outputs != ["items"]:
         return None
-    constants = {_first_text(each.message, 8): _single(each) for each in inner if each.number == _INITIALIZER}
+    constants = {first_text(each.message, 8): _single(each) for each in inner if each.number == INITIALIZER}
     added = [constants.get(name) for name in plus[1].inputs if name != places]
     all_scores, n_best = top[1].inputs[0], constants.get(top[1].inputs[1])
     made = {name for _, node in nodes for name in node.outputs}
@@ -83,39 +70,20 @@ def cut_ending(content: bytes) -> Cut | None:
         return None
     gone = (top[0], plus[0], outputs["items"], outputs["scores"])
     kept = b"".join(bytes(each.whole) for each in inner if not any(each is other for other in gone))
-    graph = kept + _bytes_field(_OUTPUT, _float_output(all_scores))
-    parts = [_bytes_field(_GRAPH, graph) if each is graphs[0] else bytes(each.whole) for each in model]
+    graph = kept + bytes_field(OUTPUT, _float_output(all_scores))
+    parts = [bytes_field(GRAPH, graph) if each is graphs[0] else bytes(each.whole) for each in model]
     return Cut(b"".join(parts), all_scores, n_best)
 
 
-def _chooses(node: _Node) -> bool:
+def _chooses(node: Node) -> bool:
     numbers = {"axis": -1, "largest": 1, "sorted": 1, **node.numbers}
     expected = numbers["axis"] in {-1, 1} and numbers["largest"] == 1 and numbers["sorted"] == 1
     shapes = len(node.inputs) == 2 and len(node.outputs) == 2 and node.outputs[0] == "scores"
     return (node.kind, node.domain) == ("TopK", "") and expected and shapes
 
 
-def _only(found: Sequence[tuple[Field, _Node]]) -> tuple[Field, _Node] | None:
+def _only(found: Sequence[tuple[Field, Node]]) -> tuple[Field, Node] | None:
     return found[0] if len(found) == 1 else None
-
-
-def _node(message: Field) -> _Node:
-    node = _Node()
-    for each in fields(message.message):
-        if each.number == 1:
-            node.inputs.append(_text(each))
-        elif each.number == 2:
-            node.outputs.append(_text(each))
-        elif each.number == 4:
-            node.kind = _text(each)
-        elif each.number == 7:
-            node.domain = _text(each)
-        elif each.number == 5:
-            parts = list(fields(each.message))
-            node.has_graphs |= any(part.number in {6, 11} for part in parts)
-            name = next((_text(part) for part in parts if part.number == 1), "")
-            node.numbers[name] = next((_signed(part.integer) for part in parts if part.number == 3), 0)
-    return node
 
 
 def _single(tensor: Field) -> int | None:
@@ -131,33 +99,8 @@ def _single(tensor: Field) -> int | None:
     return int.from_bytes(value, "little", signed=True) if (n_values, kind, len(value)) == (1, _INT64, 8) else None
 
 
-def _first_text(message: memoryview, number: int) -> str:
-    return next((_text(each) for each in fields(message) if each.number == number), "")
-
-
-def _text(text: Field) -> str:
-    return bytes(text.message).decode("utf-8", errors="replace")
-
-
-def _signed(number: int | None) -> int:
-    value = 0 if number is None else number
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
 def _float_output(name: str) -> bytes:
     """A ValueInfoProto of float32 (?, ?); the runtime infers more."""
-    free = _bytes_field(1, b"")
-    tensor = bytes([1 << 3, _FLOAT]) + _bytes_field(2, free + free)
-    return _bytes_field(1, name.encode()) + _bytes_field(2, _bytes_field(1, tensor))
-
-
-def _bytes_field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value >= 0x80:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*digits, value])
+    free = bytes_field(1, b"")
+    tensor = bytes([1 << 3, _FLOAT]) + bytes_field(2, free + free)
+    return bytes_field(1, name.encode()) + bytes_field(2, bytes_field(1, tensor))

@@ -6,7 +6,7 @@ other far longer than they compute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stream.bundle.ending import cut_ending
+from stream.bundle.stepping import only_output
 from stream.core.best import best_of
 from stream.core.features import TensorSpec
 
@@ -21,6 +22,9 @@ __all__ = ["GRAPH_NAMES", "OnnxScorer", "check_shapes"]
 
 GRAPH_NAMES: Final = {"state": "next_state"}
 """Outputs whose name differs inside the graph, where an input and an output cannot share one."""
+
+_LARGEST_STEP_BYTES: Final = 64 << 20
+"""A graph of the state alone holds its weights a second time: of items without number that would be too much."""
 
 _ANY_SIZE: Final = "V"
 """An axis whose size is the model's own affair."""
@@ -57,6 +61,8 @@ class OnnxScorer:
     """A model in ONNX Runtime behind the scorer contract of `stream.core.seam`.
 
     Where the graph ends by choosing the best of the vocabulary, that is done here instead, see `stream.bundle.ending`.
+    `step` is the next state alone, see `stream.bundle.stepping`: inputs as for `score` -> (B, n_state); None where the
+    graph does not allow it.
 
     Args:
         model: the serialized ONNX graph; it must need no other file.
@@ -83,6 +89,7 @@ class OnnxScorer:
         self.n_state = n_state
         self.space: Literal["candidates", "vocabulary"] = space
         given = {GRAPH_NAMES.get(name, name): spec for name, spec in self.outputs.items()}
+        stepping = only_output(model, GRAPH_NAMES["state"]) if n_state > 0 else None
         cut = cut_ending(model) if space == "vocabulary" else None
         if cut is not None and all(self.outputs.get(name) == spec for name, spec in _chosen(cut.n_best).items()):
             model = cut.model
@@ -90,10 +97,7 @@ class OnnxScorer:
             given[cut.all_scores] = TensorSpec("float32", ("B", _ANY_SIZE))
         else:
             cut = None
-        try:
-            self._session = ort.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no base class but this one
-            raise ValueError(f"ONNX Runtime refuses it: {_first_line(error)}") from error
+        self._session = _session(model)
         _check_declared("input", self._session.get_inputs(), self.inputs)
         _check_declared("output", self._session.get_outputs(), given)
         self._casts = {name: np.dtype(spec.dtype) for name, spec in self.inputs.items()}
@@ -106,6 +110,10 @@ class OnnxScorer:
         self._n_best = 0 if cut is None else cut.n_best
         """Items to choose here; 0 where the graph does."""
         self._names = list(given)
+        self.step: Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]] | None = None
+        if stepping is not None and len(stepping) <= _LARGEST_STEP_BYTES:
+            self._stepping = _session(stepping)
+            self.step = self._step
 
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Score a batch: named arrays in (more than wanted is fine), `items`, `scores`, maybe `state` and `parts` out.
@@ -130,6 +138,11 @@ class OnnxScorer:
         chosen: dict[str, NDArray[Any]] = {"items": places + 1, "scores": scores}
         return {name: chosen[name] if name in chosen else next(rest) for name in self.outputs}
 
+    def _step(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        feed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._casts.items()}
+        state: NDArray[np.float32] = self._stepping.run(None, feed)[0]
+        return state
+
     def _sizes(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         """As `check_shapes`, which costs a batch of one as much as a good part of its graph."""
         if len(self._tails) == len(self.inputs):
@@ -141,6 +154,13 @@ class OnnxScorer:
             ):
                 return {"B": n_rows[0]}
         return check_shapes(inputs, self.inputs)
+
+
+def _session(model: bytes) -> Any:
+    try:
+        return ort.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class but this one
+        raise ValueError(f"ONNX Runtime refuses it: {_first_line(error)}") from error
 
 
 def _options() -> Any:

@@ -13,7 +13,7 @@ Everything on either side of it is I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, Protocol
@@ -65,6 +65,10 @@ class Scorer(Protocol):
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Score a batch of named inputs, each (B, …)."""
         ...
+
+
+StepAlone = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float32]]
+"""Inputs as for `Scorer.score` -> what it gives as `state`, up to rounding, without the rest and its cost."""
 
 
 class Witness(Protocol):
@@ -163,6 +167,7 @@ class Recommender:
         self.retriever = retriever
         self.witness = witness
         self._sequential = scorer if retriever is None else retriever
+        self._step_alone: StepAlone | None = getattr(self._sequential, "step", None)
         self.n_state = self._sequential.n_state
         self.state_spec: StateSpec = replace(spec.state, n_model=self.n_state)
         self.vocabulary = Vocabulary(vocabulary)
@@ -380,32 +385,51 @@ class Recommender:
             user      a    b    a    a    b        wave 1:  a12  b14
                                                    wave 2:  a13
 
-        Events that change nothing (duplicates, requests) read the state without writing it.
+        Events that change nothing (duplicates, requests) read the state without writing it. Where the state can be
+        had alone, waves are for that, and all events are scored at once when each one's state is known: where users
+        come in bursts, waves are many and small.
         """
         changes, erases = folded.outcome == APPLIED, folded.outcome == ERASED
         stored = self._own_state(states, users, view)  # (U, d) as of the events scored so far
-        wave_of = np.zeros(len(batch), np.int64)
+        wave_of, last = np.zeros(len(batch), np.int64), np.ones(len(batch), np.bool_)
         for row, earlier in enumerate(folded.earlier.tolist()):  # a user's events come in order
             if earlier >= 0:
                 wave_of[row] = wave_of[earlier] + 1
-        # Arranged by wave once, so that each wave is a slice: where users come in bursts, waves are many and small.
-        order = np.argsort(wave_of[rows], kind="stable")
+                last[earlier] = False
+        # Arranged by wave once, so that each wave is a slice, and begins with the events that others wait for.
+        awaited = changes[rows] & ~last[rows]
+        order = np.lexsort((~awaited, wave_of[rows]))
         arranged = {name: column[order] for name, column in inputs.items()}
-        who, write, anew = batch.user[rows[order]], changes[rows[order]], folded.anew[rows[order]]
+        at = rows[order]
+        who, write, anew, awaited = batch.user[at], changes[at], folded.anew[at], awaited[order]
         n_waves = int(wave_of.max(initial=-1)) + 1
-        ends = np.searchsorted(wave_of[rows[order]], np.arange(n_waves + 1)).tolist()
+        ends = np.searchsorted(wave_of[at], np.arange(n_waves + 1)).tolist()
+        step_alone = self._step_alone if n_waves > 1 else None
+        before = np.empty((len(at), self.n_state), np.float32)
         scored: list[dict[str, NDArray[Any]]] = []
         for wave, (first, end) in enumerate(pairwise(ends)):
             if first < end:
                 users_here, write_here = who[first:end], write[first:end]
-                given = {name: column[first:end] for name, column in arranged.items()}
-                before = stored[users_here]
-                before[anew[first:end]] = 0
-                outputs = self._step_model(given, before)
-                stored[users_here[write_here]] = outputs.pop("state")[write_here]
-                scored.append(outputs)
+                found = stored[users_here]
+                found[anew[first:end]] = 0
+                if step_alone is None:
+                    given = {name: column[first:end] for name, column in arranged.items()}
+                    outputs = self._step_model(given, found)
+                    stored[users_here[write_here]] = outputs.pop("state")[write_here]
+                    scored.append(outputs)
+                else:
+                    before[first:end] = found
+                    n = int(np.count_nonzero(awaited[first:end]))
+                    if n > 0:
+                        event = {name: column[first : first + n] for name, column in arranged.items()}
+                        stored[users_here[:n]] = _kept(step_alone({**event, "state": found[:n]}))
             if erases.any():
                 stored[batch.user[erases & (wave_of == wave)]] = 0
+        if step_alone is not None and len(at) > 0:
+            outputs = self._step_model(arranged, before)
+            final = write & ~awaited
+            stored[who[final]] = outputs.pop("state")[final]
+            scored.append(outputs)
         written = folded.changed & ~folded.erased
         if users is not None:
             written &= users
@@ -465,9 +489,7 @@ class Recommender:
         """
         inputs: dict[str, NDArray[Any]] = {**event, "state": state}
         outputs = self._sequential.score({name: inputs[name] for name in self._sequential.inputs})
-        kept = np.minimum(np.maximum(outputs["state"].reshape(len(state), -1), -_LARGEST_HALF), _LARGEST_HALF)
-        kept = kept.astype(np.float16)
-        return {**outputs, "state": kept.astype(np.float32)}
+        return {**outputs, "state": _kept(outputs["state"].reshape(len(state), -1))}
 
     def _numbered(self, indices: NDArray[np.int64], view: ItemStatistics) -> NDArray[np.int32]:
         """Vocabulary indices of any shape -> catalogue numbers, -1 where the catalogue does not know the item."""
@@ -543,6 +565,11 @@ class Recommender:
     def _earlier(self, batch: EventBatch, folded: Folded, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
         after = compiled_form(records_at(folded.after, rows))
         return earlier_items(after, batch.ts_ms[rows], self.spec.state.session_gap_ms, self._weights)
+
+
+def _kept(state: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A state as the record will hold it, in float16 steps."""
+    return np.minimum(np.maximum(state, -_LARGEST_HALF), _LARGEST_HALF).astype(np.float16).astype(np.float32)
 
 
 def _rec_ids(batch: EventBatch, rows: NDArray[np.intp], parts: Sequence[Part]) -> list[str]:

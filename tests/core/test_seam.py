@@ -66,6 +66,20 @@ class Counting:
         return {"items": items, "scores": scores, "state": after.astype(np.float32)}
 
 
+class Stepping(Counting):
+    """`Counting` whose state can be had alone; counts how often it is asked for more."""
+
+    n_scored = 0
+
+    def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.n_scored += 1
+        return super().score(inputs)
+
+    def step(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        state: NDArray[np.float32] = super().score(inputs)["state"]
+        return state
+
+
 FUSED = replace(FEATURES, candidates=replace(FEATURES.candidates, n_retrieved=2), n_content=16)
 
 
@@ -82,6 +96,14 @@ class Asking(Counting):
         return {**outputs, "query": outputs["state"] / 2000}
 
 
+class AskingStepping(Asking):
+    """`Asking` whose state can be had alone."""
+
+    def step(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        state: NDArray[np.float32] = self.score(inputs)["state"]
+        return state
+
+
 class ByQuery:
     """Scores candidates by their features, and by all that a sequence model makes known of them."""
 
@@ -92,6 +114,9 @@ class ByQuery:
     n_state = 0
     space: Literal["candidates", "vocabulary"] = "candidates"
 
+    def __init__(self, retriever: Scorer | None = None) -> None:
+        self.retriever = Asking() if retriever is None else retriever
+
     def score(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         of_item = inputs["candidate_index"] + inputs["candidate_content"].sum(2) / 8
         score = inputs["candidate_features"].astype(np.float64).sum(2) + of_item * inputs["query"].sum(1)[:, None]
@@ -100,7 +125,7 @@ class ByQuery:
 
 def recommender(scorer: Scorer, tag: int = 1, seen: str = "none") -> Recommender:
     if isinstance(scorer, ByQuery):
-        return Recommender(FUSED, scorer, ITEMS, Policy(3, seen), tag, Asking())
+        return Recommender(FUSED, scorer, ITEMS, Policy(3, seen), tag, scorer.retriever)
     return Recommender(FEATURES, scorer, ITEMS, Policy(3, seen), tag)
 
 
@@ -118,8 +143,8 @@ def some_view() -> ItemStatistics:
 
 
 VIEW = some_view()
-SCORERS: Sequence[Scorer] = (ByFeatures(), Counting(), ByQuery())
-NAMES = ("candidates", "recurrent", "both")
+SCORERS: Sequence[Scorer] = (ByFeatures(), Counting(), Stepping(), ByQuery(), ByQuery(AskingStepping()))
+NAMES = ("candidates", "recurrent", "recurrent with steps", "both", "both with steps")
 
 
 @dataclass(slots=True)
@@ -264,7 +289,7 @@ def test_requests_get_what_they_ask_for(scorer: Scorer, log: list[Happening], se
             assert not newest or log[offset].item not in items, "what was just seen is seen"
 
 
-@pytest.mark.parametrize("scorer", [Counting(), ByQuery()], ids=NAMES[1:])
+@pytest.mark.parametrize("scorer", SCORERS[1:], ids=NAMES[1:])
 @given(log=logs(("a",), controls=False, names=False, max_size=FEATURES.state.n_ring))
 def test_recurrent_state_of_another_bundle_is_rebuilt_from_the_ring(scorer: Scorer, log: list[Happening]) -> None:
     """
@@ -298,19 +323,30 @@ def test_a_model_without_state_can_give_way_to_one_with_it(log: list[Happening])
     assert record["model"].any()
 
 
-def test_forgetting_in_the_middle_of_a_batch_resets_recurrent_state() -> None:
+@pytest.mark.parametrize("scorer", [Counting(), Stepping()], ids=NAMES[1:3])
+def test_forgetting_in_the_middle_of_a_batch_resets_recurrent_state(scorer: Scorer) -> None:
     """
     x y F z        as z alone
     """
     at = [Happening("a", item, 0, T0_MS + n * 1000) for n, item in enumerate(("i0", "i1", "i2"))]
     log = [at[0], at[1], Happening("a", "", FORGET, T0_MS + 1500), at[2]]
-    forgotten, fresh = Run(recommender(Counting())), Run(recommender(Counting()))
+    forgotten, fresh = Run(recommender(scorer)), Run(recommender(scorer))
     stepped = forgotten.step(log, range(4))
     fresh.step([at[2]], [3])
     assert stepped.folded.outcome.tolist() == [APPLIED, APPLIED, ERASED, APPLIED]
     assert forgotten.store.records == fresh.store.records
     assert forgotten.answers[3] == fresh.answers[3]
     assert 2 not in forgotten.answers
+
+
+@given(log=wishing_logs())
+def test_where_the_state_can_be_had_alone_the_answers_are_the_same_and_given_at_once(log: list[Happening]) -> None:
+    """However many events a user has in a batch."""
+    whole, stepping = Counting(), Stepping()
+    one, other = (Run(recommender(scorer)).steps_of(log, [0, len(log)]) for scorer in (whole, stepping))
+    assert other.answers == one.answers
+    assert other.store.records == one.store.records
+    assert stepping.n_scored <= 1
 
 
 @given(log=wishing_logs(), data=st.data())
