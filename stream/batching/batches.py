@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 
-__all__ = ["Applied", "Load", "RecordBatch", "Send", "Step", "Timings", "one_by_one"]
+__all__ = ["Applied", "FetchedBatch", "Later", "Load", "RecordBatch", "Send", "Step", "Timings", "one_by_one"]
+
+
+@dataclass(slots=True, eq=False)
+class FetchedBatch:
+    """What one fetch brought of one partition: offsets first..last, see `RecordBatch`.
+
+    `epoch` is its ledger's when it was handed out, `fetched_ns` when that was, on the performance counter.
+    """
+
+    tp: TP
+    first: int
+    last: int
+    records: Sequence[ConsumerRecord]
+    generation: int
+    epoch: int
+    fetched_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +54,24 @@ class Send:
 
 @dataclass(slots=True)
 class Applied:
-    """What a step made of a batch: new values per key (None deletes), and what is to be delivered before them."""
+    """What a step made of a batch.
+
+    `writes` are new values per key (None deletes), `sends` what is to be delivered before them, at once. Of `note`
+    something is made that is to be delivered before them too, but that nobody waits for, see `Later`.
+    """
 
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
     sends: list[Send] = field(default_factory=list)
+    note: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Where the time of a slice went, in microseconds; what several slices did together counts for each.
 
-    `step_us`: in `step`. `sends_us`: from its end until all sends were delivered. `changelog_us`: from there until
-    the changelog was, waiting for the slices before included. `queue_us`: before it, from the fetch of its first record
-    to the step.
+    `queue_us`: from the fetch of its first record to the step. `step_us`: in `step`. `sends_us`: from its end until all
+    sends were delivered; who waits for an answer has it then. `changelog_us`: from there until the changelog was,
+    lingering and waiting for the slices before included.
     """
 
     step_us: int
@@ -66,6 +88,10 @@ class Timings:
 Load = Callable[[Sequence[bytes]], list[bytes | None]]
 Step = Callable[[Sequence[RecordBatch], Sequence[Load]], Sequence[Applied]]
 """Batches of distinct partitions, and how to load the states of each, to what each leads to."""
+
+
+Later = Callable[[TP, Sequence[Any]], Sequence[Send]]
+"""A partition and the notes of some of its slices, one after the other, to what is to be delivered for all of them."""
 
 
 def one_by_one(step: Callable[[RecordBatch, Load], Applied]) -> Step:

@@ -2,7 +2,7 @@
 
 Two departures from the stock consumer:
 
-- Each fetch of a batch topic becomes one message per partition, checked for contiguity by a `Ledger`.
+- Each fetch of a batch topic becomes one message, with a batch of each partition that a `Ledger` found contiguous.
 - The aiokafka consumer runs on the worker's event loop instead of in a thread. That saves two hand-overs and the
   fight for the interpreter lock per fetch, and makes it exact: between aiokafka draining records (and moving its
   position) and the ledger taking note of them, nothing else runs, so a seek can never be overwritten.
@@ -28,7 +28,8 @@ from mode import Service
 from mode.utils.futures import maybe_async, notify
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases before anything is patched)
-from stream.batching.fetching import ask_for
+from stream.batching.batches import FetchedBatch
+from stream.batching.fetching import Pacer, ask_for
 from stream.batching.ledger import Admission, Ledger
 from stream.batching.pace import Pace
 from stream.batching.table import BatchTable
@@ -45,12 +46,12 @@ _IDLE_FETCH_S: Final = 1.0
 
 
 class BatchMessage(ConsumerMessage):  # type: ignore[misc]
-    """The records of one fetch of one partition, as one Faust message whose offset is the last one's."""
+    """What one fetch brought of one topic, as one Faust message: what Faust does with each costs more than a record.
 
-    records: Sequence[ConsumerRecord]
-    first: int
-    epoch: int
-    fetched_ns: int
+    It passes for the last record of the first of its partitions.
+    """
+
+    batches: Sequence[FetchedBatch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's "consumer thread" without the thread: the same calls, made directly on the worker's loop."""
 
     wait_for_shutdown = False
+    _pacer: Pacer | None = None
 
     async def start(self) -> None:
         """Connect and join nothing yet; errors propagate to the caller."""
@@ -141,9 +143,13 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 _keep_parsed(fetcher, bulk)
         return await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
 
-    def set_fetch(self, max_wait_ms: int, min_bytes: int) -> None:
-        """What fetch requests from now on ask for."""
-        ask_for(self._ensure_consumer(), max_wait_ms=max_wait_ms, min_bytes=min_bytes)
+    def set_fetch(self, max_wait_ms: int, min_bytes: int, pace_s: float) -> None:
+        """What fetch requests from now on ask for, and how soon one follows another."""
+        consumer = self._ensure_consumer()
+        ask_for(consumer, max_wait_ms=max_wait_ms, min_bytes=min_bytes)
+        if self._pacer is None or self._pacer.fetcher is not consumer._fetcher:
+            self._pacer = Pacer(consumer)
+        self._pacer.pace_s = pace_s
 
     @property
     def member_generation(self) -> int:
@@ -202,6 +208,16 @@ def _as_parsed(_tp: TP, record: Any) -> Any:
     return record
 
 
+def _message(batches: Sequence[FetchedBatch]) -> BatchMessage:
+    first = batches[0]
+    record = first.records[-1]
+    stamp = (record.timestamp or 0) / 1000.0, record.timestamp_type
+    nothing = None, None, b"", None, 0, 0  # headers, key, value, checksum, sizes of key and value
+    message = BatchMessage(*first.tp, first.last, *stamp, *nothing, first.tp, generation_id=first.generation)
+    message.batches = batches
+    return message
+
+
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """See the module. `ledger` and `rewind` are what the pipeline uses."""
 
@@ -213,8 +229,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._ledgers: dict[TP, Ledger] = {}
         self._wanted: set[TP] = {_NOBODY}
         self._pace = Pace()
-        self._asked_for: tuple[int, int] | None = None
-        self._handing_out = False
+        self._asked_for: tuple[int, float] | None = None
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> LoopConsumer:
@@ -238,10 +253,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         """Whether what `ledger` says may still be written: same generation, and still a member of the group."""
         return bool(ledger.generation == self.app.consumer_generation_id == self._thread.member_generation)
 
-    @property
-    def is_handing_out(self) -> bool:
-        """Whether a part of the last fetch is still on its way to the pipeline."""
-        return self._handing_out or any(ledger.n_handed > 0 and ledger.active for ledger in self._ledgers.values())
+    def on_taken(self, tp: TP) -> None:
+        """A batch arrived: Faust complains of partitions of which it sees nothing arrive, and sees the first alone."""
+        self.app.monitor.stream_inbound_time[tp] = time.monotonic()
 
     def rewind(self, tp: TP, ledger: Ledger) -> None:
         """Read again from the first offset that was handed out and has not arrived."""
@@ -299,7 +313,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._wanted.update(wanted)
         if more:
             if self._asked_for is not None and self._asked_for[0] == self.transport.fetch.idle_wait_ms:
-                self._ask_for(self.transport.fetch.max_wait_ms, self.transport.fetch.min_bytes)
+                self._ask_for(self.transport.fetch.max_wait_ms)
             self._thread.wake()
 
     def pause_partitions(self, tps: Iterable[TP]) -> None:
@@ -341,11 +355,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 if not records:
                     await asyncio.sleep(0)
                     continue
-                self._handing_out = True
-                try:
-                    await self._hand_out_all(records)
-                finally:
-                    self._handing_out = False
+                await self._hand_out_all(records)
         except (*self.consumer_stopped_errors, asyncio.CancelledError):
             if not self.app.should_stop:
                 raise
@@ -353,19 +363,26 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             await self.app.crash(exc)
             raise
 
-    async def _hand_out_all(self, records: Mapping[Any, Sequence[ConsumerRecord]]) -> None:
+    async def _hand_out_all(self, fetched: Mapping[Any, Sequence[ConsumerRecord]]) -> None:
         generation = self.app.consumer_generation_id
-        for aiokafka_tp, fetched in records.items():
-            if not self.flow_active or self.app.consumer_generation_id != generation:
-                break  # a rebalance: everything not handed out is read again from its committed offset
+        batches: dict[str, list[FetchedBatch]] = {}
+        singly: list[tuple[TP, Sequence[ConsumerRecord]]] = []
+        for aiokafka_tp, records in fetched.items():
             tp = ensure_TP(aiokafka_tp)
             end = self.highwater(tp)
             self.app.monitor.track_tp_end_offset(tp, end)
-            if self._is_batch(tp):
-                self._refuse_what_was_made_anew(tp, end)
-                await self._hand_out(tp, fetched)
-            else:
-                await self._hand_out_singly(tp, self._recover_in_bulk(tp, fetched))
+            if not self._is_batch(tp):
+                singly.append((tp, records))
+                continue
+            self._refuse_what_was_made_anew(tp, end)
+            if (batch := self._admit(tp, records)) is not None:
+                batches.setdefault(tp.topic, []).append(batch)
+        for of_topic in batches.values():
+            await self.callback(_message(of_topic))
+        for tp, records in singly:
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                break  # a rebalance: everything not handed out is read again from its committed offset
+            await self._hand_out_singly(tp, self._recover_in_bulk(tp, records))
 
     def _refuse_what_was_made_anew(self, tp: TP, end: int | None) -> None:
         """A deleted topic of the same name begins at 0: its events would pass for ones that were handed out before."""
@@ -379,49 +396,32 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def _set_pace(self, n_records: int) -> None:
         fetch = self.transport.fetch
-        busy = self._pace.busy(n_records, time.monotonic(), fetch.pace_ms / 1000)
-        if busy:
-            self._ask_for(fetch.pace_ms, fetch.pace_bytes)
+        if self._pace.busy(n_records, time.monotonic(), fetch.pace_ms / 1000):
+            self._ask_for(fetch.max_wait_ms, fetch.pace_ms / 1000)
         else:
-            self._ask_for(fetch.max_wait_ms if n_records > 0 else fetch.idle_wait_ms, fetch.min_bytes)
+            self._ask_for(fetch.max_wait_ms if n_records > 0 else fetch.idle_wait_ms)
 
-    def _ask_for(self, max_wait_ms: int, min_bytes: int) -> None:
-        if self._asked_for != (max_wait_ms, min_bytes):
-            self._asked_for = max_wait_ms, min_bytes
-            self._thread.set_fetch(max_wait_ms, min_bytes)
+    def _ask_for(self, max_wait_ms: int, pace_s: float = 0.0) -> None:
+        if self._asked_for != (max_wait_ms, pace_s):
+            self._asked_for = max_wait_ms, pace_s
+            self._thread.set_fetch(max_wait_ms, self.transport.fetch.min_bytes, pace_s)
 
-    async def _hand_out(self, tp: TP, records: Sequence[ConsumerRecord]) -> None:
+    def _admit(self, tp: TP, records: Sequence[ConsumerRecord]) -> FetchedBatch | None:
+        """What of these records is to be handed out."""
         ledger = self._ledgers.get(tp)
         if ledger is None or not ledger.active:
-            return
+            return None
         admission, offset = ledger.admit(records[0].offset, records[-1].offset)
         if admission is Admission.DROP:
-            return
+            return None
         if admission is Admission.REREAD:
             self.log.info("%s: offset %s expected, %s read: reading again", tp, offset, records[0].offset)
             self._seek_now(tp, offset)
-            return
+            return None
         if records[0].offset < offset:
             records = [record for record in records if record.offset >= offset]
-        last = records[-1]
-        message = BatchMessage(
-            *tp,
-            last.offset,
-            (last.timestamp or 0) / 1000.0,
-            last.timestamp_type,
-            None,
-            None,
-            b"",
-            None,
-            0,
-            0,
-            tp,
-            generation_id=ledger.generation,
-        )
-        message.records, message.first, message.epoch = records, offset, ledger.epoch
-        message.fetched_ns = time.perf_counter_ns()
-        self._read_offset[tp] = last.offset
-        await self.callback(message)
+        last = self._read_offset[tp] = records[-1].offset
+        return FetchedBatch(tp, offset, last, records, ledger.generation, ledger.epoch, time.perf_counter_ns())
 
     async def _hand_out_singly(self, tp: TP, records: Sequence[ConsumerRecord]) -> None:
         """As the stock consumer does, gaps of compacted topics included."""
@@ -474,7 +474,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if not isinstance(message, BatchMessage):
             return bool(super().ack(message))
         message.acked = True
-        message.records = ()
+        message.batches = ()
         self._unacked_messages.discard(message)
         notify(self._waiting_for_ack)
         return True

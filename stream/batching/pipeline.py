@@ -6,8 +6,8 @@ groups are in flight, and the slices of one partition finish in order:
 
     partition 0   step a | step b |           step c |
     sends               a ........|b ..........       |c ...
-    changelog                      a ....|     b ....|      c ....
-    committable                           a          b           c
+    changelog                      lingers      ab ....|  lingers      c ....
+    committable                                        ab                  c
 
 Why this order, by where a crash may fall. Outputs leave at once: nothing but their own delivery is between a step and
 its recommendations.
@@ -18,7 +18,7 @@ its recommendations.
 
 So the changelog has to wait for what must not be missing once the state says "applied" - recommendations, dead letters,
 and the activity, whose offsets count once however often they come. It need not wait for other groups' outputs, and the
-next step reads the state from the overlay meanwhile.
+next step reads the state from the overlay meanwhile. Since nobody waits for it, it goes out less often, see `settling`.
 
 A changelog record of somebody who no longer owns the partition is refused, see `fencing`. An exception of `step`, or a
 delivery that failed for good, crashes the app: nothing behind it is acknowledged, so nothing is lost.
@@ -34,15 +34,15 @@ from functools import partial
 from typing import Any, Final
 
 import faust
-from aiokafka.errors import ProducerFenced
 from faust.types import TP, EventT, StreamT
 
-from stream.batching.batches import Applied, RecordBatch, Step, Timings
+from stream.batching.batches import Applied, FetchedBatch, Later, RecordBatch, Step, Timings
 from stream.batching.consumer import BatchConsumer, BatchMessage
 from stream.batching.fencing import FencedError
-from stream.batching.ledger import Ledger, Span
-from stream.batching.producing import Delivery, delivered, produce
+from stream.batching.ledger import Ledger
+from stream.batching.producing import Delivery, delivered
 from stream.batching.queue import Progress, Queue, Waiting
+from stream.batching.settling import Group, Settler, Slice, queued
 from stream.batching.table import BatchTable
 
 __all__ = ["Prepare", "run_batches"]
@@ -50,8 +50,11 @@ __all__ = ["Prepare", "run_batches"]
 Prepare = Callable[[TP, int], Awaitable[None]]
 OnDone = Callable[[RecordBatch, Timings], None]
 
-_TURNS: Final = 16
-"""Turns of the event loop that a group waits at most for what the same fetch has brought for other partitions."""
+_INFLIGHT: Final = 16
+_TURNS: Final = 2
+"""Turns of the event loop before the step: so many it takes until the next fetch is under way, which then comes sooner
+by the time of a step."""
+_LINGER_S: Final = 0.02
 
 
 async def run_batches(
@@ -62,7 +65,9 @@ async def run_batches(
     *,
     prepare: Prepare | None = None,
     max_events: int = 256,
-    inflight: int = 8,
+    inflight: int = _INFLIGHT,
+    linger_s: float = _LINGER_S,
+    later: Later | None = None,
     on_done: OnDone | None = None,
 ) -> None:
     """Apply `step` to every batch of `stream`, a stream over a `batch_topic`; the whole body of an agent.
@@ -71,12 +76,16 @@ async def run_batches(
     and must not keep what it loads with; `one_by_one` makes one of a function that knows single batches.
     `prepare(tp, next_offset)` is awaited before the first batch of each partition in each generation, without holding
     up other partitions; it is cancelled when the partition is given back meanwhile. `inflight` bounds the groups
-    between step and acknowledgement. `on_done` is called for each acknowledged slice.
+    between step and acknowledgement. `linger_s` is how long a group whose outputs were delivered waits for others
+    before its changelog is written; `later` makes what has to be delivered just before that. `on_done` is called for
+    each acknowledged slice.
 
     Crashes the app with ValueError if the changelog of `table` has another number of partitions than the input.
     """
     run = _Run(app, stream, table, step, prepare, max_events, asyncio.Semaphore(inflight), on_done)
+    run.settler = Settler(app, table, run, linger_s=linger_s, most=max(inflight // 2, 1), later=later)
     run.spawn(run.step_on())
+    run.spawn(run.settler.run())
     try:
         async for event in stream.noack().events():
             await run.dispatch(event)
@@ -85,18 +94,6 @@ async def run_batches(
         raise
     finally:
         run.cancel()
-
-
-@dataclass(slots=True, eq=False)
-class _Slice:
-    """One partition's part in a group that is under way."""
-
-    partition: _Partition
-    batch: RecordBatch
-    progresses: Sequence[Progress]
-    applied: Applied
-    number: int
-    span: Span
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +106,7 @@ class _Run:
     max_events: int
     slots: asyncio.Semaphore
     on_done: OnDone | None
+    settler: Settler = field(init=False)
     failed: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     partitions: dict[TP, _Partition] = field(default_factory=dict)
@@ -121,26 +119,32 @@ class _Run:
         consumer: BatchConsumer = self.app.consumer
         return consumer
 
+    # -- arriving ----------------------------------------------------------------------------------------------------
+
     async def dispatch(self, event: EventT[Any]) -> None:
-        """Hand a batch to its partition, or drop it if it is not the one expected (it is then read again)."""
+        """Hand each batch of a fetch to its partition, or drop it if it is not the one expected: it is read again."""
         message: BatchMessage = event.value
-        tp = message.tp
-        ledger = self.consumer.ledger(tp)
-        if ledger is None or ledger.generation != message.generation_id or self.failed:
-            await self.stream.ack(event)
-            return
-        if not ledger.take(message.first, message.offset, message.epoch):
-            if not ledger.closed and message.epoch == ledger.epoch:
-                self.consumer.log.info("%s: batch before offset %s was dropped: reading again", tp, message.first)
+        progress = Progress(event, len(message.batches))
+        for batch in message.batches:
+            if not self._take(batch, progress):
+                await self.left(progress)
+
+    def _take(self, batch: FetchedBatch, progress: Progress) -> bool:
+        tp, ledger = batch.tp, self.consumer.ledger(batch.tp)
+        if ledger is None or ledger.generation != batch.generation or self.failed:
+            return False
+        if not ledger.take(batch.first, batch.last, batch.epoch):
+            if not ledger.closed and batch.epoch == ledger.epoch:
+                self.consumer.log.info("%s: batch before offset %s was dropped: reading again", tp, batch.first)
                 self.consumer.rewind(tp, ledger)
-            await self.stream.ack(event)
-            return
+            return False
+        self.consumer.on_taken(tp)
         partition = self.partitions.get(tp)
         if partition is None or partition.ledger is not ledger:
             self.check_partition_counts(tp.topic)
             partition = self.partitions[tp] = _Partition(self, tp, ledger)
-            self.spawn(partition.run())
-        partition.queue.inbox.put_nowait(event)
+        partition.add(batch, progress)
+        return True
 
     def check_partition_counts(self, topic: str) -> None:
         """Refuse a changelog whose partitions do not match the input's: Faust would assign them apart."""
@@ -153,271 +157,199 @@ class _Run:
             )
 
     def spawn(self, coroutine: Any) -> asyncio.Task[None]:
+        """Run a coroutine until it ends or everything does."""
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
 
-    async def fail(self, exc: BaseException) -> None:
-        if not self.failed:
-            self.failed = True
-            self.wake.set()
-            await self.app.crash(exc)
-
     def cancel(self) -> None:
+        """End all that was spawned."""
         for task in self.tasks:
             task.cancel()
+
+    # -- stepping ----------------------------------------------------------------------------------------------------
 
     async def step_on(self) -> None:
         """Take what waits in all partitions through the step, group by group."""
         while True:
             await self.wake.wait()
             self.wake.clear()
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             while self.ready:
-                await self._gather()
                 await self.slots.acquire()
                 try:
                     await self._step_group()
                 except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
                     await self.fail(exc)
 
-    async def _gather(self) -> None:
-        """Let the other partitions' part of a fetch arrive: one group costs little more than a single batch."""
-        for _ in range(_TURNS):
-            if not self.consumer.is_handing_out:
-                break
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)  # from the inbox of a partition to its turn
-
     async def _step_group(self) -> None:
         """Step once and start delivering; gives the slot back where nothing is to be delivered."""
-        group: list[tuple[_Partition, RecordBatch, list[Progress]]] = []
         left: list[tuple[_Partition, Waiting]] = []
         try:
-            sends, slices, began_ns, stepped_ns = await self._stepped(group, left)
+            stepped = await self._stepped(left)
         except BaseException:
             self.slots.release()
             raise
         finally:
             for partition, waiting in left:
                 await partition.taken(waiting)
-                partition.go_on()
-        if not slices:
+        if stepped is None:
             self.slots.release()
             return
-        before = {slice_.partition.tail for slice_ in slices if slice_.partition.tail is not None}
-        tail = self.spawn(self._deliver(slices, sends, before, began_ns, stepped_ns))
-        for slice_ in slices:
-            slice_.partition.tail = tail
+        self.spawn(self._answer(*stepped))
         await asyncio.sleep(0)  # deliveries are due in between
 
-    async def _stepped(
-        self, group: list[tuple[_Partition, RecordBatch, list[Progress]]], left: list[tuple[_Partition, Waiting]]
-    ) -> tuple[list[list[Delivery]], list[_Slice], int, int]:
+    async def _stepped(self, left: list[tuple[_Partition, Waiting]]) -> tuple[Group, list[list[Delivery]]] | None:
         room = self.max_events
+        parts: list[tuple[_Partition, RecordBatch, list[Progress], int]] = []
         for partition in list(self.ready):
-            if partition.ledger.closed or self.failed:
-                partition.go_on()
-            elif room > 0:
-                batch, progresses, emptied = partition.queue.slice(room)
-                room -= len(batch.records)
-                group.append((partition, batch, progresses))
-                left += [(partition, waiting) for waiting in emptied]
-                del self.ready[partition]
-                self.ready[partition] = None  # behind the others, should something be left
-        if not group:
-            return [], [], 0, 0
+            if room == 0:
+                break
+            del self.ready[partition]
+            batch, progresses, emptied, fetched_ns = partition.queue.slice(room)
+            room -= len(batch.records)
+            parts.append((partition, batch, progresses, fetched_ns))
+            left += [(partition, waiting) for waiting in emptied]
+            if partition.queue.waiting:
+                self.ready[partition] = None  # behind the others
+        if not parts:
+            return None
         began_ns = time.perf_counter_ns()
         applied = self.step(
-            [batch for _, batch, _ in group],
-            [partial(self.table.load, partition.tp.partition) for partition, _, _ in group],
+            [batch for _, batch, *_ in parts],
+            [partial(self.table.load, partition.tp.partition) for partition, *_ in parts],
         )
         stepped_ns = time.perf_counter_ns()
-        slices = [
-            _Slice(
-                partition,
-                batch,
-                progresses,
-                each,
-                self.table.stage(partition.tp.partition, each.writes),
-                partition.ledger.begin(batch.first, batch.last),
-            )
-            for (partition, batch, progresses), each in zip(group, applied, strict=True)
-        ]
-        for slice_ in slices:
-            for progress in slice_.progresses:
-                progress.n_pending += 1
+        slices = [self._staged(*part, each) for part, each in zip(parts, applied, strict=True)]
+        group = Group(slices, began_ns, stepped_ns)
         try:
-            # To one partition of a topic in one batch: aiokafka sends one at a time.
-            pairs: dict[tuple[str, int], list[tuple[bytes | None, bytes | None]]] = {}
-            for each in applied:
-                for send in each.sends:
-                    pairs.setdefault((send.topic, send.partition), []).extend(send.pairs)
-            sends = [await produce(self.app, *where, those) for where, those in pairs.items()]
+            sends = await queued(self.app, [send for each in applied for send in each.sends])
         except BaseException:
-            await self._leave(slices)
+            await self._leave(group)
             raise
-        return sends, slices, began_ns, stepped_ns
+        self.settler.begin(group)
+        return group, sends
 
-    async def _deliver(
+    def _staged(
         self,
-        slices: Sequence[_Slice],
-        sends: Sequence[Sequence[Delivery]],
-        before: set[asyncio.Task[None]],
-        began_ns: int,
-        stepped_ns: int,
-    ) -> None:
+        partition: _Partition,
+        batch: RecordBatch,
+        progresses: Sequence[Progress],
+        fetched_ns: int,
+        applied: Applied,
+    ) -> Slice:
+        for progress in progresses:
+            progress.n_pending += 1
+        number = self.table.stage(batch.tp.partition, applied.writes)
+        span = partition.ledger.begin(batch.first, batch.last)
+        return Slice(batch, partition.ledger, progresses, applied, number, span, fetched_ns)
+
+    async def _answer(self, group: Group, sends: Sequence[Sequence[Delivery]]) -> None:
         try:
             for deliveries in sends:
                 await delivered(deliveries)
-            sent_ns = time.perf_counter_ns()
-            if before := {task for task in before if not task.done()}:
-                await asyncio.wait(before)
-            if self.failed:
-                return
-            # What is somebody else's now is left: they read it again.
-            current = [slice_ for slice_ in slices if self.consumer.is_current(slice_.partition.ledger)]
-            logged = [await self._log(slice_) for slice_ in current]
-            finished = [
-                slice_
-                for slice_, deliveries in zip(current, logged, strict=True)
-                if await self._settle(slice_, deliveries)
-            ]
-            done_ns = time.perf_counter_ns()
-            if (on_done := self.on_done) is not None:
-                times_us = (stepped_ns - began_ns) // 1000, (sent_ns - stepped_ns) // 1000, (done_ns - sent_ns) // 1000
-                for slice_ in finished:
-                    queue_us = (began_ns - slice_.progresses[0].event.value.fetched_ns) // 1000
-                    on_done(slice_.batch, Timings(*times_us, queue_us))
         except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
             await self.fail(exc)
-        finally:
-            self.slots.release()
-            await self._leave(slices)
+        self.settler.answered(group)  # which does nothing for it once something has failed but leave it
 
-    async def _log(self, slice_: _Slice) -> list[Delivery] | None:
-        """Queue what a slice writes for the changelog; None if somebody else writes there now."""
-        writes, partition = slice_.applied.writes, slice_.batch.tp.partition
-        if not writes:
-            return []
-        try:
-            writer = await self.table.writer(partition, slice_.partition.ledger.generation)
-        except FencedError:
-            return None
-        return await produce(self.app, self.table.changelog_topic_name, partition, writes.items(), writer)
+    # -- what becomes of it, see `settling.Owner` --------------------------------------------------------------------
 
-    async def _settle(self, slice_: _Slice, deliveries: list[Delivery] | None) -> bool:
-        """Wait until the changelog has it; False if it was refused because somebody else writes there now."""
-        writes = slice_.applied.writes
-        if writes:
-            try:
-                written = None if deliveries is None else await delivered(deliveries)
-            except ProducerFenced:
-                written = None
-            if written is None:
-                self._lose(slice_.partition)
-                return False
-            self.table.settle(slice_.batch.tp.partition, slice_.number, writes, *written)
-        slice_.span.done = True
-        return True
+    def has_failed(self) -> bool:
+        return self.failed
 
-    def _lose(self, partition: _Partition) -> None:
+    def is_current(self, ledger: Ledger) -> bool:
+        return self.consumer.is_current(ledger)
+
+    def settled(self, slice_: Slice, timings: Timings) -> None:
+        if self.on_done is not None:
+            self.on_done(slice_.batch, timings)
+
+    async def leave(self, group: Group) -> None:
+        self.slots.release()
+        await self._leave(group)
+
+    async def fail(self, exc: BaseException) -> None:
+        if self.failed:
+            return
+        self.failed = True
+        self.ready.clear()
+        for partition in list(self.partitions.values()):
+            await partition.let_go()
+        self.settler.hurry()
+        await self.app.crash(exc)
+
+    def lose(self, slice_: Slice) -> None:
         """The group has given a partition to somebody else, and will tell us so: nothing more is done to it."""
-        ledger = partition.ledger
+        ledger = slice_.ledger
         if not ledger.closed:
-            self.consumer.log.warning("%s: somebody else has taken it over: waiting for a rebalance", partition.tp)
+            self.consumer.log.warning("%s: somebody else has taken it over: waiting for a rebalance", slice_.tp)
             ledger.close()
-            self.spawn(self._expect_rebalance(partition))
+            self.spawn(self._expect_rebalance(slice_.tp, ledger))
 
-    async def _expect_rebalance(self, partition: _Partition) -> None:
+    async def _expect_rebalance(self, tp: TP, ledger: Ledger) -> None:
         await asyncio.sleep(2 * self.app.conf.broker_session_timeout)
-        if self.consumer.is_current(partition.ledger):
-            await self.fail(
-                FencedError(f"{partition.tp}: a process that is not in this group writes its changelog as well")
-            )
+        if self.consumer.is_current(ledger):
+            await self.fail(FencedError(f"{tp}: a process that is not in this group writes its changelog as well"))
 
-    async def _leave(self, slices: Sequence[_Slice]) -> None:
-        for slice_ in slices:
+    async def _leave(self, group: Group) -> None:
+        for slice_ in group.slices:
             for progress in slice_.progresses:
                 await self.left(progress)
 
     async def left(self, progress: Progress) -> None:
-        """One slice of a batch, or what waited of it, is over."""
+        """One batch of a fetch waits no more, or one slice is over."""
         progress.n_pending -= 1
         if progress.n_pending == 0:
             await self.stream.ack(progress.event)
 
 
 class _Partition:
-    """Brings the batches of one partition to their turns in one generation, one after the other."""
+    """What waits in one partition in one generation."""
 
     def __init__(self, run: _Run, tp: TP, ledger: Ledger) -> None:
         self._run = run
         self.tp = tp
         self.ledger = ledger
         self.queue = Queue(tp, ledger.generation)
-        self.tail: asyncio.Task[None] | None = None
-        """The delivery of the newest slice."""
-        self._over: asyncio.Future[None] | None = None
-
-    async def run(self) -> None:
-        run, ledger, queue = self._run, self.ledger, self.queue
+        self._prepared = run.prepare is None
+        self._preparing: asyncio.Task[None] | None = None
         ledger.on_close(self._on_close)
-        prepare = run.prepare
-        prepared = prepare is None
+
+    def add(self, batch: FetchedBatch, progress: Progress) -> None:
+        """A batch arrived."""
+        self.queue.add(batch, progress)
+        if self._prepared:
+            self._run.ready[self] = None
+            self._run.wake.set()
+        elif self._preparing is None and self._run.prepare is not None:
+            self._preparing = self._run.spawn(self._prepare(self._run.prepare, batch.first))
+
+    async def _prepare(self, prepare: Prepare, next_offset: int) -> None:
         try:
-            while (event := await queue.inbox.get()) is not None:
-                queue.add(event)
-                try:
-                    if prepare is not None and not prepared:
-                        prepared = await self._prepare(prepare, event.value.first)
-                    if prepared:
-                        await self._turns()
-                finally:
-                    while queue.waiting:
-                        await self.taken(queue.waiting.popleft())
-            while not queue.inbox.empty():  # given back: the next owner starts at the commit
-                if (event := queue.inbox.get_nowait()) is not None:
-                    await run.left(Progress(event))
+            await prepare(self.tp, next_offset)
         except Exception as exc:  # noqa: BLE001  (whatever it is, it crashes the app)
-            await run.fail(exc)
+            await self._run.fail(exc)
+            return
+        self._prepared = True
+        if self.queue.waiting:
+            self._run.ready[self] = None
+            self._run.wake.set()
 
     def _on_close(self) -> None:
-        self.queue.inbox.put_nowait(None)
-        self._run.wake.set()
+        """The partition is being given back: the next owner starts at the commit."""
+        run = self._run
+        if self._preparing is not None:
+            self._preparing.cancel()
+        run.ready.pop(self, None)
+        run.spawn(self.let_go())
+        run.settler.hurry()
 
-    async def _prepare(self, prepare: Prepare, next_offset: int) -> bool:
-        """Whether it ran to its end; False if the partition was given back meanwhile."""
-        preparing = asyncio.ensure_future(prepare(self.tp, next_offset))
-
-        def cancel() -> None:
-            preparing.cancel()
-
-        self.ledger.on_close(cancel)
-        try:
-            await preparing
-        except asyncio.CancelledError:
-            if not self.ledger.closed:
-                preparing.cancel()
-                raise
-        return not self.ledger.closed
-
-    async def _turns(self) -> None:
-        """Until nothing waits any more, or what waits is to be dropped."""
-        self._over = asyncio.get_running_loop().create_future()
-        self._run.ready[self] = None
-        self._run.wake.set()
-        try:
-            await self._over
-        finally:
-            self._run.ready.pop(self, None)
-
-    def go_on(self) -> None:
-        """Stay in turn while something waits and may be applied."""
-        if not self.queue.waiting or self.ledger.closed or self._run.failed:
-            self._run.ready.pop(self, None)
-            if self._over is not None and not self._over.done():
-                self._over.set_result(None)
+    async def let_go(self) -> None:
+        """What waits is not applied any more."""
+        while self.queue.waiting:
+            await self.taken(self.queue.waiting.popleft())
 
     async def taken(self, waiting: Waiting) -> None:
         """Nothing of a batch waits any more: there is room for another."""

@@ -149,6 +149,7 @@ NAMES: Final[tuple[PrivateName, ...]] = (
         _fetch_min_bytes=None,
         _records=None,
         _closed=None,
+        _proc_fetch_request=("assignment", "node_id", "request"),
     ),
     *_all(FetchResult, has_more=(), _partition_records=None),
     *_all(PartitionRecords, _consumer_record=("tp", "record")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +10,20 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP, EventT
 
-from stream.batching.batches import RecordBatch
+from stream.batching.batches import FetchedBatch, RecordBatch
 
 __all__ = ["Progress", "Queue", "Waiting"]
 
 
 @dataclass(slots=True, eq=False)
 class Progress:
-    """A batch that Faust waits for: acknowledged to it when its last slice has left."""
+    """A fetch that Faust waits for: acknowledged to it when the last slice of its last batch has left.
+
+    `n_pending` counts the batches of which something waits, and the slices under way.
+    """
 
     event: EventT[Any]
-    n_pending: int = 1
+    n_pending: int
 
 
 @dataclass(slots=True, eq=False)
@@ -31,37 +33,30 @@ class Waiting:
     progress: Progress
     records: Sequence[ConsumerRecord]
     first: int
+    fetched_ns: int
 
 
 class Queue:
-    """Batches of one partition in one generation: `inbox` as they arrive, None when the partition is given back."""
+    """Batches of one partition in one generation, in the order of their offsets."""
 
     def __init__(self, tp: TP, generation: int) -> None:
-        self.inbox: asyncio.Queue[EventT[Any] | None] = asyncio.Queue()
         self.waiting: deque[Waiting] = deque()
         self._tp = tp
         self._generation = generation
 
-    def add(self, event: EventT[Any]) -> None:
+    def add(self, batch: FetchedBatch, progress: Progress) -> None:
         """A batch waits from now on."""
-        self.waiting.append(Waiting(Progress(event), event.value.records, event.value.first))
+        self.waiting.append(Waiting(progress, batch.records, batch.first, batch.fetched_ns))
 
-    def slice(self, max_events: int) -> tuple[RecordBatch, list[Progress], list[Waiting]]:
-        """The next slice, the batches that have a part in it, and those of them of which nothing is left.
+    def slice(self, max_events: int) -> tuple[RecordBatch, list[Progress], list[Waiting], int]:
+        """The next slice, the fetches that have a part in it, the batches of which nothing is left, and when the first
+        of its records was fetched.
 
-        Something must be waiting. What came while the slice waited for its turn goes along: one slice costs little more
-        than another, so the longer the queue, the larger the slices.
+        Something must be waiting. One slice costs little more than another, so the longer the queue, the larger the
+        slices.
         """
-        inbox, waiting = self.inbox, self.waiting
-        n_waiting = sum(len(each.records) for each in waiting)
-        while n_waiting < max_events and not inbox.empty():
-            event = inbox.get_nowait()
-            if event is None:  # given back: whoever reads the inbox is to see that
-                inbox.put_nowait(None)
-                break
-            self.add(event)
-            n_waiting += len(event.value.records)
-        first, records = waiting[0].first, list[ConsumerRecord]()
+        waiting = self.waiting
+        first, fetched_ns, records = waiting[0].first, waiting[0].fetched_ns, list[ConsumerRecord]()
         progresses, emptied = list[Progress](), list[Waiting]()
         while waiting and len(records) < max_events:
             each, room = waiting[0], max_events - len(records)
@@ -74,4 +69,4 @@ class Queue:
                 each.records = each.records[room:]
                 each.first = records[-1].offset + 1
         batch = RecordBatch(self._tp, first, records[-1].offset, records, self._generation)
-        return batch, progresses, emptied
+        return batch, progresses, emptied, fetched_ns

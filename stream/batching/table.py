@@ -186,6 +186,8 @@ class BatchTable(faust.Table):  # type: ignore[misc]
     def settle(self, partition: int, number: int, writes: Mapping[bytes, bytes | None], first: int, last: int) -> None:
         """The changelog has `writes` at offsets first..last: move them from the overlay to the store.
 
+        They are what was staged under numbers up to `number`, the newest value of each key.
+
         The store's offset moves on only if the records follow what it already holds. After a gap (a repeated
         produce request, or another writer) it stays, and the next recovery reads from there.
         """
@@ -197,7 +199,7 @@ class BatchTable(faust.Table):  # type: ignore[misc]
         if overlay is not None:
             for key in writes:
                 staged = overlay.get(key)
-                if staged is not None and staged[0] == number:
+                if staged is not None and staged[0] <= number:
                     del overlay[key]
 
     async def writer(self, partition: int, generation: int) -> Writer:

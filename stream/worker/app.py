@@ -11,7 +11,7 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,12 +37,14 @@ from stream.batching import (
 )
 from stream.batching.producing import delivered, produce
 from stream.bundle.service import ServedBundle, Service, ServiceWatcher, load_service
+from stream.core.activity import ActivityBatch, concatenated
 from stream.core.tally import STEPS
 from stream.errors import PolytempoError
 from stream.kafka.lookup import topic_partitions
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames
 from stream.operations.health import Phase
+from stream.wire.activity import encode_activity
 from stream.wire.encode import dead_letter
 from stream.wire.limits import Limits
 from stream.wire.userkeys import UserKeys
@@ -58,7 +60,8 @@ __all__ = ["MAX_BATCH", "StageTimes", "Worker", "WorkerConfig"]
 logger = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 512
-"""Events of one step at most: with the longest ids that are accepted, their activity still fits into one record."""
+"""Events of one step, and of one activity message, at most: with the longest ids that are accepted, it still fits into
+one record."""
 _SNAPSHOT_S = 600.0
 _REPORT_S = 1.0
 _SHADOW_IDLE_S = 0.02
@@ -281,6 +284,7 @@ class Worker:
                 self._step,
                 prepare=self._prepare,
                 max_events=config.max_events,
+                later=self._counted,
                 on_done=self._done,
             )
 
@@ -318,13 +322,16 @@ class Worker:
         names, sends = self.names, []
         if output.recommendations:
             sends.append(Send(names.recommendations, tp.partition, output.recommendations))
-        if output.activity is not None:
-            sends.append(Send(names.item_activity, 0, [(tp.topic.encode(), output.activity)]))
         if output.dead_letters:
             sends.append(Send(names.dead_letters, tp.partition % self._n_letter_partitions, output.dead_letters))
         if output.receipts:
             sends.append(Send(names.forgotten, 0, output.receipts))
-        return Applied(output.writes, sends)
+        return Applied(output.writes, sends, output.activity)
+
+    def _counted(self, tp: TP, activities: Sequence[ActivityBatch]) -> list[Send]:
+        """What slices of a partition add to the item statistics: all workers read every message, so few are made."""
+        messages = [encode_activity(concatenated(run)) for run in _runs(activities, MAX_BATCH)]
+        return [Send(self.names.item_activity, 0, [(tp.topic.encode(), message) for message in messages])]
 
     def _done(self, batch: RecordBatch, timings: Timings) -> None:
         self.times.add(len(batch.records), timings)
@@ -598,3 +605,15 @@ async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
             if not task.done():
                 task.cancel()
         await asyncio.gather(doing, stopping, return_exceptions=True)
+
+
+def _runs(activities: Sequence[ActivityBatch], most: int) -> Iterator[list[ActivityBatch]]:
+    """Activities of one partition in runs of at most so many entries, each starting where the one before it ended."""
+    run: list[ActivityBatch] = []
+    for activity in activities:
+        if run and (activity.first != run[-1].last + 1 or sum(map(len, run)) + len(activity) > most):
+            yield run
+            run = []
+        run.append(activity)
+    if run:
+        yield run

@@ -112,7 +112,7 @@ class _WorkerCollector(Collector):
         )
         yield _histograms(
             "polytempo_event_latency_seconds",
-            "From the broker's receipt of an event to the acknowledgement of all it led to; "
+            "From the broker's receipt of an event to the acknowledgement of its recommendation; "
             "each event counts with the oldest of its batch.",
             [([], meter.latency)],
         )

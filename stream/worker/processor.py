@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.bundle.service import Arm
+from stream.core.activity import ActivityBatch
 from stream.core.arms import Arms, ArmsStepped
 from stream.core.assignment import Assignment
 from stream.core.fold import APPLIED, DUPLICATE, ERASED, REPLAYED, Folded
@@ -21,7 +22,6 @@ from stream.core.parts import Part, starts
 from stream.core.state import States, StateSpec, decode_states
 from stream.core.statistics import ItemStatistics
 from stream.core.tally import Moved, Tally
-from stream.wire.activity import decode_activity, encode_activity
 from stream.wire.decode import EventDecoder
 from stream.wire.encode import dead_letter, receipt
 from stream.wire.limits import Limits
@@ -118,14 +118,14 @@ class Output:
     Attributes:
         recommendations: (key, value) for the partition of the same number of `recommendations`.
         dead_letters: (key, value) for `dead-letters`.
-        activity: the message for `item-activity`; None where there is nothing to count.
+        activity: what is counted, for `item-activity`; None where there is nothing.
         writes: user key -> record to store, None to erase it.
         receipts: (key, value) for `forgotten`.
     """
 
     recommendations: list[tuple[bytes | None, bytes | None]]
     dead_letters: list[tuple[bytes | None, bytes | None]]
-    activity: bytes | None
+    activity: ActivityBatch | None
     writes: dict[bytes, bytes | None]
     receipts: list[tuple[bytes | None, bytes | None]] = field(default_factory=list)
 
@@ -201,7 +201,7 @@ class Processor:
                 )
                 stored.update(output.writes)
                 if output.activity is not None:
-                    self.view.apply(decode_activity(output.activity))
+                    self.view.apply(output.activity)
                 self.view.refresh()
             if self.shadows is not None:
                 self.shadows.warm_up(self.view)
@@ -242,8 +242,8 @@ class Processor:
         outputs = [Output([], [], None, {}) for _ in batches]
         parts: list[Part] = []
         places: list[int] = []  # of the parts among the batches
-        for place, fetched in enumerate(batches):
-            decoded = self._decoder.decode(fetched.records)
+        decoded_all = self._decoder.decode_all([fetched.records for fetched in batches])
+        for place, (fetched, decoded) in enumerate(zip(batches, decoded_all, strict=True)):
             counters.n_records += len(fetched.records)
             counters.n_impressions += decoded.n_impressions
             for rejected in decoded.rejected:
@@ -275,7 +275,7 @@ class Processor:
                     output.writes[key] = None if erased[user] else raw[user * n_bytes : (user + 1) * n_bytes]
                 user += 1
             if len(stepped.activities[number]) > 0:
-                output.activity = encode_activity(stepped.activities[number])
+                output.activity = stepped.activities[number]
         for row, error in sorted(failing.items()):
             self._say_unanswered(row, error, parts, [(batches[place], outputs[place]) for place in places])
         for place, pair in self._receipts(parts, places, folded, batches):

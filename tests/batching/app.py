@@ -30,9 +30,9 @@ from stream.batching import (
     Send,
     batch_topic,
     one_by_one,
-    pipeline,
     run_batches,
     serve,
+    settling,
     use_batches,
 )
 
@@ -69,7 +69,7 @@ def make_step(output: str, filler: bytes = b"") -> Any:
 
 def stop_before_the_changelog(app_id: str, at: int) -> None:
     """Stop this process once, between the last look at the group and the sending of a state that holds offset `at`."""
-    produce, stopped = pipeline.produce, False
+    produce, stopped = settling.produce, False
 
     async def produce_late(app: Any, topic: str, partition: int, pairs: Any, *rest: Any) -> Any:
         nonlocal stopped
@@ -81,7 +81,7 @@ def stop_before_the_changelog(app_id: str, at: int) -> None:
                 os.kill(os.getpid(), signal.SIGSTOP)
         return await produce(app, topic, partition, pairs, *rest)
 
-    pipeline.produce = produce_late
+    settling.produce = produce_late
 
 
 def make_app(args: argparse.Namespace) -> faust.App:

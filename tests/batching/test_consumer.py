@@ -26,7 +26,7 @@ class Thread:
         self.member_generation = 1
         self.unassigned = False
         self.n_woken = 0
-        self.fetch: tuple[int, int] | None = None
+        self.fetch: tuple[int, int, float] | None = None
         self.states: dict[TP, Any] = {}
 
     def state(self, tp: TP) -> Any | None:
@@ -40,8 +40,8 @@ class Thread:
     def wake(self) -> None:
         self.n_woken += 1
 
-    def set_fetch(self, max_wait_ms: int, min_bytes: int) -> None:
-        self.fetch = (max_wait_ms, min_bytes)
+    def set_fetch(self, max_wait_ms: int, min_bytes: int, pace_s: float) -> None:
+        self.fetch = (max_wait_ms, min_bytes, pace_s)
 
 
 def test_a_partition_whose_position_is_being_found_out_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,13 @@ def test_a_partition_whose_position_is_being_found_out_is_not_looked_at(monkeypa
 def consumer() -> Any:
     """A BatchConsumer in generation 1 with one open partition, and nothing of Faust around it."""
     consumer: Any = BatchConsumer.__new__(BatchConsumer)
-    consumer.app = SimpleNamespace(consumer_generation_id=1, topics=SimpleNamespace(acks_enabled_for=lambda _: True))
+    consumer.app = SimpleNamespace(
+        consumer_generation_id=1,
+        topics=SimpleNamespace(acks_enabled_for=lambda _: True),
+        monitor=SimpleNamespace(track_tp_end_offset=lambda _tp, _end: None, stream_inbound_time={}),
+    )
+    consumer.highwater = lambda _tp: None
+    consumer.messages = []
     consumer.transport = SimpleNamespace(buffer_of={"in": 2}, fetch=FetchSettings())
     consumer.log = SimpleNamespace(info=lambda *_: None)
     consumer._thread = Thread()
@@ -79,43 +85,62 @@ def consumer() -> Any:
     consumer.handed = []
 
     async def callback(message: BatchMessage) -> None:
-        consumer.handed.append(message)
+        consumer.messages.append(message)
+        consumer.handed += message.batches
 
     consumer.callback = callback
     return consumer
+
+
+async def hand_out(consumer: Any, fetched: list[Any], tp: TP = INPUT) -> None:
+    await consumer._hand_out_all({tp: fetched})
 
 
 def records(first: int, n: int) -> list[Any]:
     return [SimpleNamespace(offset=offset, timestamp=0, timestamp_type=0) for offset in range(first, first + n)]
 
 
-async def test_a_fetch_becomes_one_message_per_partition(consumer: Any) -> None:
-    """Whose offset is the last record's."""
-    await consumer._hand_out(INPUT, records(0, 100))
-    (message,) = consumer.handed
-    assert (message.first, message.offset, len(message.records)) == (0, 99, 100)
+async def test_a_fetch_becomes_one_message_with_a_batch_of_each_partition(consumer: Any) -> None:
+    """It passes for the last record of the first."""
+    second = TP("in", 1)
+    consumer._ledgers[second] = Ledger(1, 0, open=True)
+    await consumer._hand_out_all({INPUT: records(0, 100), second: records(0, 10)})
+    (message,) = consumer.messages
+    assert (message.tp, message.offset) == (INPUT, 99)
+    assert [(b.tp, b.first, b.last, len(b.records)) for b in message.batches] == [
+        (INPUT, 0, 99, 100),
+        (second, 0, 9, 10),
+    ]
+
+
+async def test_of_a_fetch_each_partition_is_judged_by_itself(consumer: Any) -> None:
+    """One has a hole, and is read again; the other is handed out."""
+    second = TP("in", 1)
+    consumer._ledgers[second] = Ledger(1, 0, open=True)
+    await consumer._hand_out_all({INPUT: records(5, 10), second: records(0, 10)})
+    assert ([b.tp for b in consumer.handed], consumer._thread.seeks) == ([second], [(INPUT, 0)])
 
 
 async def test_a_hole_makes_the_consumer_read_again_once(consumer: Any) -> None:
     """0..9 | 15..19: seek to 10 | 15..19 again: accepted, covering 10..19."""
-    await consumer._hand_out(INPUT, records(0, 10))
-    await consumer._hand_out(INPUT, records(15, 5))
+    await hand_out(consumer, records(0, 10))
+    await hand_out(consumer, records(15, 5))
     assert (consumer._thread.seeks, len(consumer.handed)) == ([(INPUT, 10)], 1)
-    await consumer._hand_out(INPUT, records(15, 5))
-    assert (consumer.handed[-1].first, consumer.handed[-1].offset) == (10, 19)
+    await hand_out(consumer, records(15, 5))
+    assert (consumer.handed[-1].first, consumer.handed[-1].last) == (10, 19)
 
 
 async def test_records_that_overlap_what_was_handed_out_are_trimmed(consumer: Any) -> None:
     """A seek back after a rebalance reads some of them again."""
-    await consumer._hand_out(INPUT, records(0, 10))
-    await consumer._hand_out(INPUT, records(5, 10))
+    await hand_out(consumer, records(0, 10))
+    await hand_out(consumer, records(5, 10))
     assert [record.offset for record in consumer.handed[-1].records] == list(range(10, 15))
 
 
 async def test_what_faust_acknowledges_without_applying_is_not_committed(consumer: Any) -> None:
     """Its streams acknowledge messages that they skip during a rebalance."""
-    await consumer._hand_out(INPUT, records(0, 10))
-    consumer.ack(consumer.handed[0])
+    await hand_out(consumer, records(0, 10))
+    consumer.ack(consumer.messages[0])
     assert consumer._new_offset(INPUT) is None
 
 
@@ -136,29 +161,28 @@ async def test_only_finished_spans_are_committed_and_nothing_of_an_old_generatio
 async def test_resuming_goes_back_to_what_faust_cleared_from_the_queues(consumer: Any) -> None:
     """Even if nothing follows that could reveal the hole."""
     consumer.can_resume_flow = consumer.suspend_flow = SimpleNamespace(set=lambda: None, clear=lambda: None)
-    await consumer._hand_out(INPUT, records(0, 10))
+    await hand_out(consumer, records(0, 10))
     consumer.resume_flow()
     assert consumer._thread.seeks == [(INPUT, 0)]
-    await consumer._hand_out(INPUT, records(0, 10))
+    await hand_out(consumer, records(0, 10))
     ledger = consumer.ledger(INPUT)
-    assert [ledger.take(m.first, m.offset, m.epoch) for m in consumer.handed] == [False, True]
+    assert [ledger.take(b.first, b.last, b.epoch) for b in consumer.handed] == [False, True]
 
 
 async def test_stopping_the_flow_gives_everything_back(consumer: Any) -> None:
     """No batch is handed out or taken between a revocation and the next assignment."""
     consumer.can_resume_flow = consumer.suspend_flow = SimpleNamespace(set=lambda: None, clear=lambda: None)
-    await consumer._hand_out(INPUT, records(0, 10))
+    await hand_out(consumer, records(0, 10))
     consumer.stop_flow()
-    await consumer._hand_out(INPUT, records(10, 10))
-    message = consumer.handed[0]
-    assert len(consumer.handed) == 1
-    assert not consumer.ledger(INPUT).take(message.first, message.offset, message.epoch)
+    await hand_out(consumer, records(10, 10))
+    (batch,) = consumer.handed
+    assert not consumer.ledger(INPUT).take(batch.first, batch.last, batch.epoch)
 
 
 async def test_a_full_partition_is_not_fetched_and_the_others_are(consumer: Any) -> None:
     """Two batches is the buffer; room wakes the fetch that waits."""
     for first in (0, 10):
-        await consumer._hand_out(INPUT, records(first, 10))
+        await hand_out(consumer, records(first, 10))
     consumer._refresh()
     assert INPUT not in consumer._wanted
     assert OTHER in consumer._wanted
@@ -179,7 +203,7 @@ async def test_partitions_are_read_only_after_their_offsets_were_sought(consumer
 
 async def test_a_seek_on_a_partition_that_is_gone_is_harmless(consumer: Any) -> None:
     """The next owner starts at the commit."""
-    await consumer._hand_out(INPUT, records(0, 10))
+    await hand_out(consumer, records(0, 10))
     consumer._thread.unassigned = True
     consumer.rewind(INPUT, consumer.ledger(INPUT))
 
@@ -190,10 +214,10 @@ async def test_fetches_are_paced_while_events_come_fast(consumer: Any) -> None:
 
     consumer._pace, consumer._asked_for = Pace(), None
     consumer._set_pace(1000)
-    assert consumer._thread.fetch == (5, 64 << 10)
+    assert consumer._thread.fetch == (20, 1, consumer.transport.fetch.pace_ms / 1000)
     consumer._pace.rate = 0.0
     consumer._set_pace(1)
-    assert consumer._thread.fetch == (20, 1)
+    assert consumer._thread.fetch == (20, 1, 0.0)
 
 
 async def test_fetches_of_a_topic_at_rest_wait_long_at_the_broker(consumer: Any) -> None:
@@ -202,13 +226,13 @@ async def test_fetches_of_a_topic_at_rest_wait_long_at_the_broker(consumer: Any)
 
     consumer._pace, consumer._asked_for = Pace(), None
     consumer._set_pace(0)
-    assert consumer._thread.fetch == (500, 1)
+    assert consumer._thread.fetch == (500, 1, 0.0)
     consumer._set_pace(1)
-    assert consumer._thread.fetch == (20, 1)
+    assert consumer._thread.fetch == (20, 1, 0.0)
     consumer._set_pace(0)
     consumer._wanted.clear()
     consumer._refresh()
-    assert consumer._thread.fetch == (20, 1)
+    assert consumer._thread.fetch == (20, 1, 0.0)
 
 
 # -- standings -----------------------------------------------------------------------------------------------------
@@ -226,7 +250,7 @@ async def test_what_is_handed_out_is_not_finished_before_it_is_committed(consume
     """
     reads(consumer, position=10, end=12)
     ledger = consumer._ledgers[INPUT]
-    await consumer._hand_out(INPUT, records(0, 10))
+    await hand_out(consumer, records(0, 10))
     assert consumer.standings() == [Standing(0, 0, 12, 5, waiting=False)]
     ledger.take(0, 9, ledger.epoch)
     span = ledger.begin(0, 9)
@@ -256,7 +280,7 @@ async def test_a_partition_nothing_is_known_of_has_no_lag(consumer: Any) -> None
 async def test_a_partition_that_was_never_committed_counts_from_its_first_record(consumer: Any) -> None:
     """Retention has taken what was before."""
     consumer._ledgers[INPUT] = Ledger(1, None, open=True)
-    await consumer._hand_out(INPUT, records(100, 10))
+    await hand_out(consumer, records(100, 10))
     reads(consumer, position=110, end=130)
     assert consumer.standings() == [Standing(0, 100, 130, 5, waiting=False)]
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from stream.batching import Applied, RecordBatch, Send, one_by_one, pipeline, run_batches
+from stream.batching import Applied, RecordBatch, Send, one_by_one, run_batches, settling
+from stream.batching.batches import FetchedBatch
 from stream.batching.ledger import Admission, Ledger
 
 INPUT = TP("in", 0)
@@ -22,13 +23,13 @@ INPUT = TP("in", 0)
 
 @dataclass(eq=False)
 class Message:
-    tp: TP
-    first: int
-    offset: int
-    records: list[Any]
-    epoch: int
-    generation_id: int = 1
-    fetched_ns: int = field(default_factory=time.perf_counter_ns)
+    """A fetch; for short, named by the last offset of its first batch."""
+
+    batches: list[FetchedBatch]
+
+    @property
+    def offset(self) -> int:
+        return self.batches[0].last
 
 
 class FakeConsumer:
@@ -63,9 +64,8 @@ class FakeConsumer:
     def on_applied(self, ledger: Ledger) -> None:
         ledger.n_waiting -= 1
 
-    @property
-    def is_handing_out(self) -> bool:
-        return any(ledger.n_handed > 0 for ledger in self.ledgers.values())
+    def on_taken(self, tp: TP) -> None:
+        pass
 
 
 class FakeTable:
@@ -134,12 +134,25 @@ class World:
         assert admission is Admission.DELIVER
         await self.put(offset, n, ledger, tp)
 
-    async def put(self, first: int, n: int, ledger: Ledger, tp: TP = INPUT, *, settle: bool = True) -> None:
-        records = [SimpleNamespace(offset=offset, key=b"k") for offset in range(first, first + n)]
-        message = Message(tp, first, first + n - 1, records, ledger.epoch, ledger.generation)
-        self.queue.put_nowait(SimpleNamespace(value=message))
-        if settle:
-            await settle_down()
+    async def put(self, first: int, n: int, ledger: Ledger, tp: TP = INPUT) -> None:
+        await self.put_all([fetched(tp, first, n, ledger)])
+
+    async def put_all(self, batches: list[FetchedBatch]) -> None:
+        """What one fetch brings."""
+        self.queue.put_nowait(SimpleNamespace(value=Message(batches)))
+        await settle_down()
+
+
+def fetched(tp: TP, first: int, n: int, ledger: Ledger) -> FetchedBatch:
+    records: list[Any] = [SimpleNamespace(offset=offset, key=b"k") for offset in range(first, first + n)]
+    now_ns = time.perf_counter_ns()
+    return FetchedBatch(tp, first, first + n - 1, records, ledger.generation, ledger.epoch, now_ns)
+
+
+def admitted(ledger: Ledger, first: int, n: int = 10) -> Ledger:
+    """The ledger, which knows of n more."""
+    assert ledger.admit(first, first + n - 1) == (Admission.DELIVER, first)
+    return ledger
 
 
 async def settle_down() -> None:
@@ -151,7 +164,7 @@ async def settle_down() -> None:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(pipeline, "produce", world.produce)
+    monkeypatch.setattr(settling, "produce", world.produce)
     return world
 
 
@@ -163,7 +176,7 @@ async def start(world: World) -> AsyncIterator[Start]:
     """Run the pipeline in the background; the batches that the step saw."""
     running: list[asyncio.Task[None]] = []
 
-    def go(step: Any = None, *, together: bool = False, **options: Any) -> list[RecordBatch]:
+    def go(step: Any = None, *, together: bool = False, linger_s: float = 0.0, **options: Any) -> list[RecordBatch]:
         seen: list[RecordBatch] = []
 
         def default(batch: RecordBatch, load: Any) -> Applied:
@@ -173,7 +186,7 @@ async def start(world: World) -> AsyncIterator[Start]:
         called = step if together else one_by_one(default if step is None else step)
         running.append(
             asyncio.ensure_future(
-                run_batches(world, world, world.table, called, **options)  # type: ignore[arg-type]
+                run_batches(world, world, world.table, called, linger_s=linger_s, **options)  # type: ignore[arg-type]
             )
         )
         return seen
@@ -200,7 +213,7 @@ async def test_changelog_follows_outputs_and_acknowledgement_follows_the_changel
 async def test_slices_of_a_partition_finish_in_order_though_answers_come_out_of_order(
     world: World, start: Start
 ) -> None:
-    """b's output is delivered before a's: b's changelog still waits for a."""
+    """b's output is delivered before a's: b waits for a, and then they go together, with the newer value."""
     ledger = world.consumer.open(INPUT)
     start()
     await world.arrive(0, 10)
@@ -208,10 +221,95 @@ async def test_slices_of_a_partition_finish_in_order_though_answers_come_out_of_
     await world.answer("out", 1)
     assert world.pending("changelog") == []
     await world.answer("out")
-    await world.answer("changelog")
-    assert ledger.committable() == 10
+    assert [pairs for topic, _, pairs, _ in world.produced if topic == "changelog"] == [[(b"k", b"19")]]
+    assert ledger.committable() is None
     await world.answer("changelog")
     assert ledger.committable() == 20
+
+
+async def test_groups_linger_and_settle_together(world: World, start: Start) -> None:
+    """a and b are answered: nothing is written before the linger is over, which here a third group ends."""
+    ledger = world.consumer.open(INPUT)
+    start(linger_s=3600.0, inflight=6)
+    for first in (0, 10):
+        await world.arrive(first, 10)
+        await world.answer("out")
+    assert (world.pending("changelog"), ledger.committable()) == ([], None)
+    await world.arrive(20, 10)
+    await world.answer("out")
+    assert [pairs for topic, _, pairs, _ in world.produced if topic == "changelog"] == [[(b"k", b"29")]]
+    await world.answer("changelog")
+    assert (world.table.settled, ledger.committable()) == ([{b"k": b"29"}], 30)
+
+
+async def test_the_linger_ends_by_itself(world: World, start: Start) -> None:
+    """Nothing follows."""
+    ledger = world.consumer.open(INPUT)
+    start(linger_s=0.001)
+    await world.arrive(0, 10)
+    await world.answer("out")
+    while not world.pending("changelog"):
+        await asyncio.sleep(0.001)
+    await world.answer("changelog")
+    assert ledger.committable() == 10
+
+
+async def test_what_lingers_is_written_at_once_when_the_partition_is_given_back(world: World, start: Start) -> None:
+    """The group waits for it; a group that is answered afterwards does not linger either."""
+    ledger = world.consumer.open(INPUT)
+    start(linger_s=3600.0)
+    await world.arrive(0, 10)
+    await world.answer("out")
+    await world.arrive(10, 10)
+    ledger.close()
+    await settle_down()
+    await world.answer("changelog")
+    assert ledger.committable() == 10
+    await world.answer("out")
+    await world.answer("changelog")
+    assert (ledger.committable(), sorted(world.acked)) == (20, [9, 19])
+
+
+async def test_what_lingers_of_an_old_generation_does_not_keep_back_the_new_one(world: World, start: Start) -> None:
+    """Both settle at once: the old one is left, the new one written."""
+    old = world.consumer.open(INPUT)
+    start(linger_s=3600.0, inflight=4)
+    await world.arrive(0, 10)
+    new = world.consumer.open(INPUT, generation=2)
+    world.consumer.lost.add(old)
+    await world.arrive(0, 20)
+    await world.answer("out")
+    await world.answer("out")
+    assert [pairs for topic, _, pairs, _ in world.produced if topic == "changelog"] == [[(b"k", b"19")]]
+    await world.answer("changelog")
+    assert (old.committable(), new.committable(), sorted(world.acked)) == (None, 20, [9, 19])
+
+
+async def test_notes_of_slices_that_settle_together_are_delivered_before_their_changelog(
+    world: World, start: Start
+) -> None:
+    """Of each partition in one call, in order; those of nothing are left out."""
+    other = TP("in", 1)
+    first, second = world.consumer.open(INPUT), world.consumer.open(other)
+
+    def step(batch: RecordBatch, load: Any) -> Applied:
+        note = None if batch.last == 9 and batch.tp == other else batch.last
+        return Applied({b"k": b"v"}, [Send("out", batch.tp.partition, [(b"k", b"o")])], note)
+
+    def later(tp: TP, notes: Sequence[Any]) -> list[Send]:
+        return [Send("notes", 0, [(b"%d" % tp.partition, b"%d" % note) for note in notes])] if notes else []
+
+    start(step, linger_s=3600.0, inflight=4, later=later)
+    for offset in (0, 10):
+        await world.put_all(
+            [fetched(INPUT, offset, 10, admitted(first, offset)), fetched(other, offset, 10, admitted(second, offset))]
+        )
+        await world.answer("out")
+        await world.answer("out")
+    notes = [pairs for topic, _, pairs, _ in world.produced if topic == "notes"]
+    assert (notes, world.pending("changelog")) == ([[(b"0", b"9"), (b"0", b"19"), (b"1", b"19")]], [])
+    await world.answer("notes")
+    assert len(world.pending("changelog")) == 2
 
 
 async def test_partitions_do_not_wait_for_each_other(world: World, start: Start) -> None:
@@ -245,8 +343,7 @@ async def test_what_waits_in_several_partitions_goes_through_as_one(world: World
     start(step, together=True)
     for ledger in (first, second):
         ledger.admit(0, 9)  # handed out before either arrives
-    await world.put(0, 10, first, settle=False)
-    await world.put(0, 10, second, other)
+    await world.put_all([fetched(INPUT, 0, 10, first), fetched(other, 0, 10, second)])
     assert groups == [[(0, 0, 9), (1, 0, 9)]]
     assert [(topic, partition) for topic, partition, *_ in world.produced] == [("out", 0), ("all", 0), ("out", 1)]
     assert world.produced[1][2] == [(b"k", b"0"), (b"k", b"1")]
@@ -256,7 +353,7 @@ async def test_what_waits_in_several_partitions_goes_through_as_one(world: World
     assert [partition for topic, partition, *_ in world.produced if topic == "changelog"] == [0, 1]
     await world.answer("changelog", 1)
     await world.answer("changelog")
-    assert (first.committable(), second.committable(), sorted(world.acked)) == (10, 10, [9, 9])
+    assert (first.committable(), second.committable(), world.acked) == (10, 10, [9])
 
 
 async def test_a_group_has_room_for_so_many_events(world: World, start: Start) -> None:
@@ -266,8 +363,7 @@ async def test_a_group_has_room_for_so_many_events(world: World, start: Start) -
     seen = start()
     for ledger in (first, second):
         ledger.admit(0, 199)
-    await world.put(0, 200, first, settle=False)
-    await world.put(0, 200, second, other)
+    await world.put_all([fetched(INPUT, 0, 200, first), fetched(other, 0, 200, second)])
     assert [(b.tp.partition, b.first, b.last) for b in seen] == [(0, 0, 199), (1, 0, 55), (1, 56, 199)]
 
 
@@ -278,14 +374,13 @@ async def test_of_a_group_only_what_is_still_ours_goes_into_the_changelog(world:
     start()
     for ledger in (first, second):
         ledger.admit(0, 9)
-    await world.put(0, 10, first, settle=False)
-    await world.put(0, 10, second, other)
+    await world.put_all([fetched(INPUT, 0, 10, first), fetched(other, 0, 10, second)])
     world.consumer.lost.add(first)
     await world.answer("out")
     await world.answer("out")
     assert [partition for topic, partition, *_ in world.produced if topic == "changelog"] == [1]
     await world.answer("changelog")
-    assert (first.committable(), second.committable(), len(world.acked)) == (None, 10, 2)
+    assert (first.committable(), second.committable(), len(world.acked)) == (None, 10, 1)
 
 
 async def test_a_large_batch_is_applied_in_contiguous_slices(world: World, start: Start) -> None:
@@ -303,9 +398,9 @@ async def test_the_offsets_of_a_hole_belong_to_the_batch_behind_it(world: World,
     await world.arrive(0, 10)
     ledger.admit(15, 19)
     assert ledger.admit(15, 19) == (Admission.DELIVER, 10)
-    message = Message(INPUT, 10, 19, [SimpleNamespace(offset=o, key=b"k") for o in range(15, 20)], ledger.epoch)
-    world.queue.put_nowait(SimpleNamespace(value=message))
-    await settle_down()
+    batch = fetched(INPUT, 10, 10, ledger)
+    batch.records = batch.records[5:]
+    await world.put_all([batch])
     assert [(b.first, b.last) for b in seen] == [(0, 9), (10, 19)]
 
 

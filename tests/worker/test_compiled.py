@@ -13,7 +13,6 @@ from stream.core import candidates, catalogue, context, fold, ranking, tally
 from stream.core.distributions import Binned
 from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics, counting, listing
-from stream.wire.activity import decode_activity
 from stream.worker.processor import Processor
 from tests.bundle.models import FEATURES, FakeRanker, ranker
 
@@ -99,7 +98,7 @@ def test_a_batch_of_any_size_runs_code_that_warming_up_compiled(n: int, n_users:
         )
         stored.update(output.writes)
         assert output.activity is not None
-        processor.view.apply(decode_activity(output.activity))
+        processor.view.apply(output.activity)
         processor.view.refresh()
     assert np.all([raw is not None for raw in stored.values()])
     assert {name: len(kernel.signatures) for name, kernel in KERNELS.items()} == before

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from stream.wire.activity import decode_activity
 from stream.worker.follower import Follower, Refresh
 from tests.worker.cluster import Cluster, KeyAndValue
 from tests.worker.plain import FEATURES
-from tests.worker.test_processor import Desk, a_busy_hour
+from tests.worker.test_processor import Desk, a_busy_hour, counted
 
 SPEC = FEATURES.statistics
 
@@ -29,7 +30,7 @@ def some_activity(n_messages: int = 30, seed: int = 0) -> list[bytes]:
     """Messages as one worker sends them for 20 events each."""
     desk = Desk()
     outputs = [desk.answer(part) for part in _parts(a_busy_hour(20 * n_messages, seed), 20)]
-    return [output.activity for output in outputs if output.activity is not None]
+    return [message for message in map(counted, outputs) if message is not None]
 
 
 def _parts(records: list[Any], size: int) -> list[list[Any]]:
@@ -113,6 +114,27 @@ async def test_what_comes_later_moves_the_view_on(cluster: Cluster) -> None:
         np.testing.assert_array_equal(follower.view.weight[:40], built_from(messages).weight[:40])
 
 
+async def test_many_descriptions_of_items_do_not_make_the_view_look_at_all_of_them_often(cluster: Cluster) -> None:
+    """What is counted comes at once, items with the next long refresh."""
+    messages = some_activity(6)
+    async with following(cluster, refresh=Refresh(longest_s=3600.0, shortest_s=0.0, n_entries=1)) as follower:
+        follower._listed_s = time.monotonic()
+        running = asyncio.ensure_future(follower.run())
+        try:
+            await cluster.send([(b"item-1", json.dumps({"title": "Tea"}).encode())], cluster.names.items)
+            await cluster.send(sent(messages), cluster.names.item_activity)
+            async with asyncio.timeout(30):
+                while follower.view.offset < len(messages) - 1:
+                    await asyncio.sleep(0.02)
+            assert follower.view.items_offset == -1
+            follower._listed_s -= 3600.0
+            async with asyncio.timeout(30):
+                while follower.view.items_offset < 0:
+                    await asyncio.sleep(0.02)
+        finally:
+            running.cancel()
+
+
 async def test_messages_that_two_workers_sent_count_once(cluster: Cluster) -> None:
     """A worker is killed after its activity is out; the next one sends the same events again, cut otherwise.
 
@@ -121,11 +143,11 @@ async def test_messages_that_two_workers_sent_count_once(cluster: Cluster) -> No
     """
     records = a_busy_hour(200)
     first, second = Desk(), Desk()
-    messages = [first.answer(records[start : start + 20]).activity for start in (0, 20, 40)]
+    messages = [counted(first.answer(records[start : start + 20])) for start in (0, 20, 40)]
     second.answer(records[:20])
-    messages += [second.answer(records[start:stop]).activity for start, stop in ((20, 55), (55, 85))]
+    messages += [counted(second.answer(records[start:stop])) for start, stop in ((20, 55), (55, 85))]
     await cluster.send(sent([message for message in messages if message]), cluster.names.item_activity)
-    alone = Desk().answer(records[:85]).activity
+    alone = counted(Desk().answer(records[:85]))
     assert alone is not None
     async with following(cluster) as follower:
         once = built_from([alone])

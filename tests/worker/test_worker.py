@@ -25,7 +25,7 @@ from stream.worker.app import Worker, WorkerConfig
 from tests.wire.malformed import KINDS, REASON_OF, make
 from tests.worker.bundles import bundle
 from tests.worker.cluster import Cluster, KeyAndValue, Running, keyed, until
-from tests.worker.test_processor import Desk, event, record
+from tests.worker.test_processor import Desk, counted, event, record
 
 
 def clicks(n_events: int, start: int = 0, n_users: int = 50) -> list[dict[str, Any]]:
@@ -268,14 +268,10 @@ def test_a_bundle_that_is_not_there_is_said_so(capsys: pytest.CaptureFixture[str
 async def test_an_events_topic_that_was_made_anew_beside_old_states_is_refused(cluster: Cluster) -> None:
     """Its offsets begin at 0 again, below what states have applied: every event would be taken for a replay."""
     old = [record(number, event(f"user-{number}", "item-1", number)) for number in range(20)]
-    activity = (
-        Desk()
-        .processor.process(
-            old, lambda keys: [None] * len(keys), topic=cluster.names.events, partition=2, covers=(0, 19)
-        )
-        .activity
+    output = Desk().processor.process(
+        old, lambda keys: [None] * len(keys), topic=cluster.names.events, partition=2, covers=(0, 19)
     )
-    await cluster.send([(b"", activity)], cluster.names.item_activity)
+    await cluster.send([(b"", counted(output))], cluster.names.item_activity)
     ready: Callable[[], None] = lambda: pytest.fail("it must not become ready")  # noqa: E731
     worker = Worker(WorkerConfig(bundle("ranker")), cluster.settings, cluster.names)
     with pytest.raises(PolytempoError, match=r"made anew.* group"):
