@@ -110,6 +110,7 @@ def latency(
     rate: int = 1000,
     seconds: int = 20,
     idle: int = 5,
+    warm: int = 10,
     bundle: Path | None = None,
     users: int = 20_000,
     items: int = 3_000,
@@ -130,6 +131,8 @@ def latency(
         How long, after one second of running in.
     idle
         Seconds without any event before, as at night.
+    warm
+        Seconds of the same load before those, which do not count: a broker that has just started is slow.
     bundle
         Bundle folder. Left out: models/shop-ranker, or an untrained two-stage ranker if that is not there.
     users
@@ -149,6 +152,7 @@ def latency(
         rate=rate,
         seconds=seconds,
         idle_s=idle,
+        warm_s=warm,
         bundle=bundle,
         n_users=users,
         n_items=items,

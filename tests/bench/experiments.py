@@ -23,7 +23,6 @@ from stream.core.assignment import Assignment
 from stream.core.exploration import Exploration
 from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics
-from stream.wire.activity import decode_activity
 from stream.worker.processor import Processor
 from stream.worker.shadow import ShadowCounters, Shadows
 from tests.wire.records import FakeRecord
@@ -112,7 +111,7 @@ def _round(make: Callable[[ItemStatistics], Processor], spec: object, log: list[
         spent_s += time.process_time() - began_s
         stored.update(output.writes)
         if output.activity is not None:
-            view.advance([(first, decode_activity(output.activity))])
+            view.advance([(first, output.activity)])
     return 1e6 * spent_s / len(log)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from stream.bundle.load import load_bundle
 from stream.core.state import StateSpec
 from stream.core.statistics import ItemStatistics
-from stream.wire.activity import decode_activity
+from stream.wire.activity import encode_activity
 from tests.bench.path_events import Pair
 from tests.bench.peer_job import Record, processor_of
 
@@ -47,6 +47,6 @@ def history_of(bundle: Path, pairs: list[Pair], n_batch: int = 256) -> History:
         )
         left.states.update(output.writes)
         if output.activity is not None:
-            left.activity.append(output.activity)
-            view.apply(decode_activity(output.activity))
+            left.activity.append(encode_activity(output.activity))
+            view.apply(output.activity)
     return left

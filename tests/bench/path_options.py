@@ -34,6 +34,7 @@ class Options:
             activity nor follows it.
         formulation: which of several ways to write the same job in this peer.
         workdir: folder for what a peer keeps on disk.
+        stages: whether a stopwatch runs in the worker; without, all its time is that of the event loop.
     """
 
     bundle: str
@@ -45,6 +46,7 @@ class Options:
     fixed_view: bool = False
     formulation: str = ""
     workdir: str = ""
+    stages: bool = True
 
     @classmethod
     def read(cls) -> Self:

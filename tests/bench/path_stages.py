@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-import stream.batching.pipeline as pipeline
+import stream.batching.settling as settling
 import stream.core.seam as seam
+import stream.worker.app as worker
 import stream.worker.processor as processing
 from stream.core.arms import Arms
 from stream.worker.answering import Answering
@@ -30,8 +31,8 @@ _TASKS = (
     ("follow", "item statistics"),
     ("Follower", "item statistics"),
     ("Sender", "produce"),
-    ("_deliver", "produce"),
-    ("_Partition", "batches"),
+    ("Settler", "produce"),
+    ("_answer", "produce"),
     ("_Run", "batches"),
     ("Fetcher", "consume"),
     ("_drain_messages", "consume"),
@@ -46,26 +47,36 @@ class Stages:
 
     def __init__(self) -> None:
         self.ns: dict[str, int] = defaultdict(int)
-        self.n_calls: dict[str, int] = defaultdict(int)
+        self.n_batches = 0
         self._stack: list[int] = []
         """For each open stage, what its inner stages have taken."""
         self._began_ns = 0
         self._since_ns = 0
         """What is open at the start counts from then."""
 
+    def count_batches(self) -> None:
+        """Count the worker's steps."""
+        process_all = Processor.process_all
+
+        def counting(processor: Processor, *args: Any) -> Any:
+            self.n_batches += 1
+            return process_all(processor, *args)
+
+        setattr(Processor, "process_all", counting)  # noqa: B010 (as below)
+
     def watch(self) -> None:
         """Time the worker's functions and, on the running loop, all tasks that start from now on."""
-        processor, core = vars(processing), vars(seam)
+        processor, core, app = vars(processing), vars(seam), vars(worker)
         for module, name, stage in (
             (processor, "decode_states", "load"),
-            (processor, "encode_activity", "encode"),
+            (app, "encode_activity", "encode"),
             (core, "fold", "fold"),
             (core, "featurize", "featurize"),
             (core, "sources_of", "rank"),
             (core, "rank", "rank"),
         ):
             module[name] = self.timed(module[name], stage)
-        vars(pipeline)["produce"] = self.timed_coroutine(pipeline.produce, "produce")
+        vars(settling)["produce"] = self.timed_coroutine(settling.produce, "produce")
         for owner, name, stage in (
             (Answering, "encode", "encode"),
             (Processor, "process_all", "process, rest"),
@@ -77,7 +88,7 @@ class Stages:
 
         def made(processor: Processor, *args: Any, **kwargs: Any) -> None:
             make(processor, *args, **kwargs)
-            processor._decoder.decode = self.timed(processor._decoder.decode, "decode")  # type: ignore[method-assign]
+            processor._decoder.decode_all = self.timed(processor._decoder.decode_all, "decode")  # type: ignore[method-assign]
             for scorer in {
                 id(each.recommender.scorer): each.recommender.scorer for each in processor._answering
             }.values():
@@ -98,7 +109,7 @@ class Stages:
     def start(self) -> None:
         """Forget what was measured so far: from here on it counts."""
         self.ns.clear()
-        self.n_calls.clear()
+        self.n_batches = 0
         self._stack[:] = [0] * len(self._stack)
         self._began_ns, self._since_ns = time.process_time_ns(), time.thread_time_ns()
 
@@ -110,10 +121,9 @@ class Stages:
         return stages
 
     def timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        """`function`, timed and counted."""
+        """`function`, timed."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            self.n_calls[stage] += 1
             self._stack.append(0)
             began_ns = time.thread_time_ns()
             try:

@@ -27,8 +27,10 @@ async def main(stop: asyncio.Event) -> None:
     options = Options.read()
     options.pin()
     stages = Stages()
-    stages.watch()
-    stages.watch_tasks(asyncio.get_running_loop())
+    stages.count_batches()
+    if options.stages:
+        stages.watch()
+        stages.watch_tasks(asyncio.get_running_loop())
     refresh = Refresh(_NEVER_S, _NEVER_S) if options.fixed_view else Refresh()
     config = WorkerConfig(Path(options.bundle), max_events=options.max_events, watch_s=0, refresh=refresh)
     worker = Worker(config, options.settings, options.names)
@@ -46,7 +48,7 @@ async def main(stop: asyncio.Event) -> None:
     await worker.run(ready=ready, stop=stop)
     times = worker.times
     say(
-        n_batches=stages.n_calls["process, rest"],
+        n_batches=stages.n_batches,
         stages_us=stages.us(),
         n_slices=times.n_slices,
         step_us=times.step_us,

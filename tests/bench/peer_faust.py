@@ -32,6 +32,7 @@ from stream.batching import serve
 from stream.bundle.load import load_bundle
 from stream.bundle.service import Arm
 from stream.core.seam import Policy
+from stream.wire.activity import encode_activity
 from stream.worker.follower import Follower
 from stream.worker.processor import Processor
 from tests.bench.path_options import Options, run_until_stopped, say
@@ -93,7 +94,7 @@ def make_app(options: Options, processor: Processor, datadir: Path, spent: _Spen
         for key, value in output.recommendations:
             await recommendations.send(key=key, value=value, partition=partition)
         if output.activity is not None and not options.fixed_view:
-            await activity.send(key=topic.encode(), value=output.activity, partition=0)
+            await activity.send(key=topic.encode(), value=encode_activity(output.activity), partition=0)
         for key, value in output.dead_letters:
             await dead_letters.send(key=key, value=value)
 
