@@ -19,7 +19,7 @@ from stream.worker.processor import Processor
 from stream.worker.shadow import ShadowCounters, Shadows
 from tests.wire.records import FakeRecord
 from tests.worker.plain import FEATURES, VOCABULARY, PlainBundle, PlainRanker, PlainRecurrent
-from tests.worker.test_processor import TOPIC, Desk, a_busy_hour, said
+from tests.worker.test_processor import TOPIC, Desk, a_busy_hour, counted, said
 
 RECURRENT = PlainBundle(PlainRecurrent(), vocabulary=VOCABULARY, reference="recurrent@1", tag=5)
 
@@ -52,7 +52,7 @@ def answered(records: list[FakeRecord], own: Shadows | None, cuts: int = 50) -> 
             covers=(some[0].offset, some[-1].offset),
         )
         states.update(output.writes)
-        published.append((output.recommendations, output.dead_letters, output.activity))
+        published.append((output.recommendations, output.dead_letters, counted(output)))
         while own is not None and own.n_waiting > 0:
             sends = own.score(view)
             if sends is not None:
