@@ -14,7 +14,7 @@ from stream.core.features import candidate_feature_names
 from stream.core.scales import DAY_MS, HOUR_MS
 from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics, returns
-from stream.wire.activity import decode_activity
+from stream.wire.activity import decode_activity, encode_activity
 from stream.worker.processor import Processor
 from tests.bundle.models import FEATURES
 from tests.worker.test_compiled import Record, records
@@ -70,7 +70,7 @@ def test_it_is_carried_counted_and_read_by_code_that_is_there(n: int, n_users: i
         )
         stored.update(output.writes)
         assert output.activity is not None
-        activity = decode_activity(output.activity)
+        activity = decode_activity(encode_activity(output.activity))
         processor.view.apply(activity)
         processor.view.refresh()
     assert {name: len(kernel.signatures) for name, kernel in KERNELS.items()} == before
