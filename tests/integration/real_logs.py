@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import sys
 import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 
@@ -30,15 +32,17 @@ from stream.feed import produce_frame
 from stream.kafka.broker import EmbeddedBroker
 from stream.kafka.settings import KafkaSettings
 from stream.logs import EventLog, open_log
+from stream.operations.probe import ask
 from stream.wire.activity import decode_activity
 from stream.wire.encode import rec_id
 from tests.conftest import SHARED_DATA
 from tests.worker.bundles import bundle
-from tests.worker.cluster import Cluster
+from tests.worker.cluster import Cluster, Running, until
 
-__all__ = ["FILES", "Report", "through_worker"]
+__all__ = ["FILES", "N_FIRST", "Report", "through_worker"]
 
 FILES = {"news": "news_clicks.parquet", "retail": "online_retail.parquet"}
+N_FIRST = 500
 
 
 class _Sent(msgspec.Struct):
@@ -87,6 +91,7 @@ class Report:
         n_only_returned: items of which there is nothing but returns.
         n_only_returned_popular: those of them that are popular nevertheless.
         n_full: recommendations of ten items.
+        n_short: those of fewer, not counting the first events, before which nothing is known of any item.
         seconds: from the first event sent to the last one committed.
     """
 
@@ -106,6 +111,7 @@ class Report:
     n_only_returned: int = 0
     n_only_returned_popular: int = 0
     n_full: int = 0
+    n_short: int = 0
     seconds: float = 0.0
 
     @property
@@ -125,34 +131,61 @@ class Report:
 
 
 async def through_worker(cluster: Cluster, folder: Path, log: EventLog, limit: int | None = None) -> Report:
-    """Send the first rows of a log through one worker and account for each of them."""
-    worker = cluster.worker(folder)
+    """Send the first rows of a log through one worker and account for each of them.
+
+    The rows after the first `N_FIRST` follow when the worker has counted those: how many it answers before it knows any
+    item is a question of how fast it is.
+    """
+    worker = cluster.worker(folder, "--http", "127.0.0.1:0")
     await worker.ready()
     began_s = time.monotonic()
-    produced = await asyncio.to_thread(produce_frame, cluster.settings, cluster.names.events, log.batches(limit=limit))
-    assert produced.failed == 0, produced.first_error
+    rows = log.batches(limit=limit)
+    beginning = next(rows, None)
+    assert beginning is not None, f"{log.path} has no rows"
+    n_rows = await _send(cluster, [beginning.head(N_FIRST)])
+    first = await cluster.ends()
+    await _counted(cluster, worker)
+    n_rows += await _send(cluster, itertools.chain([beginning.slice(N_FIRST)], rows))
     await cluster.caught_up(timeout_s=1200)
-    report = Report(log.mapping.describe(), n_rows=produced.produced, seconds=round(time.monotonic() - began_s, 1))
+    report = Report(log.mapping.describe(), n_rows=n_rows, seconds=round(time.monotonic() - began_s, 1))
     await worker.stopped()
     spec = load_bundle(folder).features
-    await _account(cluster, report, spec)
+    await _account(cluster, report, spec, first)
     await _weigh(cluster, report, spec)
     return report
 
 
-async def _account(cluster: Cluster, report: Report, spec: FeatureSpec) -> None:
-    """Match what came out with what went in, by rec_id and by place."""
+async def _send(cluster: Cluster, rows: Iterable[pl.DataFrame]) -> int:
+    produced = await asyncio.to_thread(produce_frame, cluster.settings, cluster.names.events, rows)
+    assert produced.failed == 0, produced.first_error
+    return produced.produced
+
+
+async def _counted(cluster: Cluster, worker: Running) -> None:
+    """Until the worker's lists are made from all that was sent."""
+    await cluster.caught_up()
+    n_messages = sum([1 async for _ in cluster.each(cluster.names.item_activity)])
+    url = json.loads(worker.said().splitlines()[0])["http"]
+    await until(lambda: json.loads(ask(f"{url}/status")[1])["view"]["offset"] == n_messages - 1)
+
+
+async def _account(cluster: Cluster, report: Report, spec: FeatureSpec, first: Sequence[int]) -> None:
+    """Match what came out with what went in, by rec_id and by place; offsets before `first` are the first rows."""
     names = cluster.names
     read_event, read_letter = msgspec.json.Decoder(_Sent), msgspec.json.Decoder(_Letter)
     read_recommendation = msgspec.json.Decoder(_Recommended)
     valid: dict[str, _Sent] = {}
+    later: set[str] = set()
     invalid: set[tuple[int, int]] = set()
     async for record in cluster.each(names.events, cluster.n_partitions):
         event = read_event.decode(record.value)
         if None in (event.user_id, event.item_id, event.event_type, event.ts_ms):
             invalid.add((record.partition, record.offset))
         else:
-            valid[rec_id(names.events, record.partition, record.offset)] = event
+            name = rec_id(names.events, record.partition, record.offset)
+            valid[name] = event
+            if record.offset >= first[record.partition]:
+                later.add(name)
     at_once = Counter((event.user_id, event.ts_ms) for event in valid.values())
     answered: set[str] = set()
     async for record in cluster.each(names.recommendations, cluster.n_partitions):
@@ -165,6 +198,7 @@ async def _account(cluster: Cluster, report: Report, spec: FeatureSpec) -> None:
             report.n_strange += 1
             continue
         report.n_full += len(found.items) == 10
+        report.n_short += len(found.items) < 10 and found.rec_id in later
         if cause.event_type == "return" and cause.item_id in {item.item_id for item in found.items}:
             report.n_returned_then_recommended += 1
             report.n_beyond_ring += at_once[cause.user_id, cause.ts_ms] > spec.state.n_ring

@@ -157,6 +157,17 @@ class Cluster:
                     await asyncio.sleep(max(len(futures) / rate - (time.monotonic() - began_s), 0))
             return [(sent.partition, sent.offset) for sent in await asyncio.gather(*futures)]
 
+    async def ends(self) -> list[int]:
+        """The next offset of each partition of `events`."""
+        tps = [TopicPartition(self.names.events, partition) for partition in range(self.n_partitions)]
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.broker, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets(tps)
+            return [ends[tp] for tp in tps]
+        finally:
+            await consumer.stop()
+
     async def lag(self) -> int:
         """Events that are not committed yet."""
         tps = [TopicPartition(self.names.events, partition) for partition in range(self.n_partitions)]
