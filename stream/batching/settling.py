@@ -188,7 +188,9 @@ class Settler:
             if owner.has_failed():
                 return
             if self._later is not None:
-                noted = [send for slices in current for send in self._later(slices[0].tp, _notes(slices))]
+                noted = [
+                    send for slices in current if (notes := _notes(slices)) for send in self._later(slices[0].tp, notes)
+                ]
                 for deliveries in await queued(self._app, noted):
                     await delivered(deliveries)
                 current = [slices for slices in current if owner.is_current(slices[0].ledger)]
