@@ -8,10 +8,11 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from stream.core.distributions import Binned
 from stream.core.events import EventTypes
-from stream.core.features import menu
+from stream.core.features import FeatureSpec, menu
 from stream.core.scales import DAY_MS, HOUR_MS
 from stream.core.statistics import CoVisitationChannel, PopularityChannel, SegmentField, StatisticsSpec
 
@@ -40,8 +41,8 @@ def _home() -> Path:
 def bundle(name: str) -> Path:
     """The folder of a bundle, not to be changed: `ranker`, `ranker-2` (other weights), `telling` (half of its scores in
     training were over a million, or so it tells), `recurrent`, `fused` (a sequence model and the ranker behind it),
-    `indexed` and `fused-indexed` (many items, searched with an index), or `other-statistics`, a ranker that wants
-    others of items.
+    `indexed` and `fused-indexed` (many items, searched with an index), `other-statistics`, a ranker that wants
+    others of items, or `returning`, one that wants to know what users come back to.
     """
     from tests.bundle import models  # it imports torch, which takes seconds
 
@@ -62,17 +63,22 @@ def bundle(name: str) -> Path:
     elif name == "fused-indexed":
         models.write_fused_indexed(folder)
     elif name == "other-statistics":
-        spec = replace(
-            models.FEATURES,
-            types=EventTypes(),
-            statistics=OTHER_STATISTICS,
-            candidates=replace(models.FEATURES.candidates, lists=(("continuing:1h", 50),)),
-        )
-        offered = menu(spec)
-        widths = [offered[given].shape[-1] for given in ("candidate_features", "context_features")]
-        models.write_ranker(
-            folder, features=spec, module=models.Ranker(int(widths[0]), int(widths[1])), name="other", version=1
-        )
+        lists = replace(models.FEATURES.candidates, lists=(("continuing:1h", 50),))
+        spec = replace(models.FEATURES, types=EventTypes(), statistics=OTHER_STATISTICS, candidates=lists)
+        models.write_ranker(folder, features=spec, module=_ranker(spec), name="other", version=1)
+    elif name == "returning":
+        statistics = replace(models.FEATURES.statistics, returns=(DAY_MS, 6 * HOUR_MS))
+        spec = replace(models.FEATURES, statistics=statistics)
+        models.write_ranker(folder, features=spec, module=_ranker(spec), name="returning", version=1)
     else:
         raise KeyError(name)
     return folder
+
+
+def _ranker(spec: FeatureSpec) -> Any:
+    """As wide as these features are."""
+    from tests.bundle import models
+
+    offered = menu(spec)
+    widths = [offered[given].shape[-1] for given in ("candidate_features", "context_features")]
+    return models.Ranker(int(widths[0]), int(widths[1]))
