@@ -23,8 +23,8 @@ demo: .venv/.run  ## Kafka, two workers, a simulated shop, live; about two minut
 	@$(BIN)/polytempo demo $(ARGS)
 
 .PHONY: test
-test: lint  ## everything that must hold: style, types, import contracts, tests
-	@$(BIN)/pytest -q $(ARGS)
+test: lint  ## everything that must hold: style, types, import contracts, tests on up to four cores
+	@$(BIN)/pytest -q --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 .PHONY: lint
 lint: .venv/.dev  ## style, types, import contracts
