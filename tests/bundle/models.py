@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,6 +17,7 @@ from stream.bundle.scorer import check_shapes
 from stream.core.candidates import CandidateSpec
 from stream.core.content import N_TOKENS
 from stream.core.features import FeatureSpec, TensorSpec, menu
+from stream.core.scales import DAY_MS, HOUR_MS
 from training.export import RetrievalModel, write_bundle
 from training.indexing import IndexSettings
 from training.nets.fusion import WordedFusion
@@ -50,6 +52,8 @@ __all__ = [
 ]
 
 FEATURES: Final = FeatureSpec()
+RETURNING: Final = replace(FEATURES, statistics=replace(FEATURES.statistics, returns=(DAY_MS, 6 * HOUR_MS)))
+"""With what users come back to."""
 FUSED: Final = FeatureSpec(candidates=CandidateSpec(n_retrieved=20), n_content=32)
 N_VOCABULARY: Final = 60
 N_LARGE: Final = 3_000

@@ -67,8 +67,7 @@ def bundle(name: str) -> Path:
         spec = replace(models.FEATURES, types=EventTypes(), statistics=OTHER_STATISTICS, candidates=lists)
         models.write_ranker(folder, features=spec, module=_ranker(spec), name="other", version=1)
     elif name == "returning":
-        statistics = replace(models.FEATURES.statistics, returns=(DAY_MS, 6 * HOUR_MS))
-        spec = replace(models.FEATURES, statistics=statistics)
+        spec = models.RETURNING
         models.write_ranker(folder, features=spec, module=_ranker(spec), name="returning", version=1)
     else:
         raise KeyError(name)

@@ -170,18 +170,15 @@ class Cluster:
 
     async def lag(self) -> int:
         """Events that are not committed yet."""
-        tps = [TopicPartition(self.names.events, partition) for partition in range(self.n_partitions)]
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.broker, enable_auto_commit=False)
+        ends = await self.ends()
         admin = AIOKafkaAdminClient(bootstrap_servers=self.broker)
-        await consumer.start()
         await admin.start()
         try:
-            ends = await consumer.end_offsets(tps)
             committed = await admin.list_consumer_group_offsets(self.names.app_id)
-            return sum(end - max(committed[tp].offset if tp in committed else 0, 0) for tp, end in ends.items())
         finally:
             await admin.close()
-            await consumer.stop()
+        done = {tp.partition: found.offset for tp, found in committed.items() if tp.topic == self.names.events}
+        return sum(end - max(done.get(partition, 0), 0) for partition, end in enumerate(ends))
 
     async def caught_up(self, timeout_s: float = 120.0) -> None:
         """Until everything on `events` is committed."""

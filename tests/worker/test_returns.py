@@ -12,21 +12,20 @@ import pytest
 from stream.bundle.service import Arm, load_service
 from stream.core.events import item_key
 from stream.core.features import candidate_feature_names
-from stream.core.scales import DAY_MS, HOUR_MS
+from stream.core.scales import HOUR_MS
 from stream.core.seam import Policy
 from stream.core.statistics import ItemStatistics, returns
 from stream.replay.topics import TopicReader
 from stream.replay.verify import read_published, verify
 from stream.wire.activity import decode_activity, encode_activity
 from stream.worker.processor import Processor
-from tests.bundle.models import FEATURES
+from tests.bundle.models import RETURNING
 from tests.worker.bundles import bundle
 from tests.worker.cluster import Cluster, keyed
 from tests.worker.test_compiled import Record, records
 from training.replay import RecordingScorer
 
 START_MS = 1_700_000_000_000
-RETURNING = replace(FEATURES, statistics=replace(FEATURES.statistics, returns=(DAY_MS, 6 * HOUR_MS)))
 KERNELS = {"earlier": returns._earlier, "count": returns._count, "fill": returns._fill}
 
 
