@@ -56,6 +56,7 @@ from aiokafka.protocol.types import CompactString, Int16, Int32, Int64, Schema, 
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases)
 from stream.batching.producing import delivered, produce
+from stream.batching.sending import Lane
 from stream.errors import PolytempoError
 
 __all__ = ["BARRIER_KEY", "FencedError", "Fences", "Writer"]
@@ -175,7 +176,7 @@ class Fences:
     async def _begin(self, partition: int, generation: int) -> Writer:
         producer_id, epoch = await self._init(partition, _NONE, _NONE)
         writer = Writer(generation, producer_id, epoch, time.monotonic())
-        await delivered(await produce(self._app, self._topic, partition, [(BARRIER_KEY, None)], writer))
+        await delivered(produce(self._app, self._topic, partition, [(BARRIER_KEY, None)], writer, Lane.BEHIND))
         return writer
 
     async def _renew(self, partition: int, writer: Writer) -> None:

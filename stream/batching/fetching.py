@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from aiokafka.client import ConnectionGroup
+
 from stream.batching import private as _private  # noqa: F401  (refuses other releases)
+from stream.batching.frames import take_frames
 
 __all__ = ["Pacer", "ask_for"]
 
@@ -41,4 +44,7 @@ class Pacer:
             except asyncio.CancelledError:  # given back, or closed: as while it waits for an answer
                 return False
         self._last_s[node_id] = clock()
+        connection = self.fetcher._client._conns.get((node_id, ConnectionGroup.DEFAULT))
+        if connection is not None:
+            take_frames(connection)
         return await self._fetch(assignment, node_id, request)

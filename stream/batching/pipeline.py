@@ -225,7 +225,7 @@ class _Run:
         slices = [self._staged(*part, each) for part, each in zip(parts, applied, strict=True)]
         group = Group(slices, began_ns, stepped_ns)
         try:
-            sends = await queued(self.app, [send for each in applied for send in each.sends])
+            sends = queued(self.app, [send for each in applied for send in each.sends])
         except BaseException:
             await self._leave(group)
             raise

@@ -28,6 +28,7 @@ for _distribution, _wanted in (("faust-streaming", FAUST), ("aiokafka", AIOKAFKA
 
 import aiokafka  # noqa: E402  (after the check, so that a wrong release is reported as such)
 from aiokafka.client import AIOKafkaClient  # noqa: E402
+from aiokafka.conn import AIOKafkaConnection  # noqa: E402
 from aiokafka.consumer.fetcher import Fetcher, FetchResult, PartitionRecords  # noqa: E402
 from aiokafka.consumer.group_coordinator import GroupCoordinator  # noqa: E402
 from aiokafka.consumer.subscription_state import Assignment, TopicPartitionState  # noqa: E402
@@ -149,6 +150,7 @@ NAMES: Final[tuple[PrivateName, ...]] = (
         _fetch_min_bytes=None,
         _records=None,
         _closed=None,
+        _client=None,
         _proc_fetch_request=("assignment", "node_id", "request"),
     ),
     *_all(FetchResult, has_more=(), _partition_records=None),
@@ -162,8 +164,28 @@ NAMES: Final[tuple[PrivateName, ...]] = (
     *_all(rocksdb_store.Store, _db_for_partition=("partition",), offset_key=None, _dbs=None),
     # Producing and serving.
     *_all(driver.Producer, _ensure_producer=()),
-    *_all(BatchBuilder, _set_producer_state=("producer_id", "producer_epoch", "base_sequence")),
-    *_all(AIOKafkaClient, coordinator_lookup=("coordinator_type", "coordinator_key")),
+    *_all(BatchBuilder, _set_producer_state=("producer_id", "producer_epoch", "base_sequence"), _build=()),
+    *_all(
+        AIOKafkaClient,
+        coordinator_lookup=("coordinator_type", "coordinator_key"),
+        ready=("node_id", "group"),
+        force_metadata_update=(),
+        _wait_on_metadata=("topic",),
+        _client_id=None,
+        _conns=None,
+    ),
+    *_all(
+        AIOKafkaConnection,
+        connected=(),
+        close=("reason", "exc"),
+        _handle_frame=("resp",),
+        _next_correlation_id=(),
+        _protocol=None,
+        _read_task=None,
+        _requests=None,
+        _versions=None,
+        _writer=None,
+    ),
     *_all(App, rebalancing=None, rebalancing_count=None, on_startup_finished=None, _on_partitions_revoked=("revoked",)),
 )
 

@@ -7,17 +7,14 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import faust
+from faust.transport.drivers import aiokafka as driver
 
-__all__ = ["Delivery", "RecordTooLargeError", "delivered", "produce"]
+from stream.batching import private as _private  # noqa: F401  (refuses other releases)
+from stream.batching.sending import Lane, Sender
 
-#: producer -> (topic, partition) -> whose turn it is to queue a batch. aiokafka holds one unsent batch per partition.
-#: Of several that wait for its place, newcomers may pass the others again and again, and each pass costs a waiter all
-#: the time since it came out of its timeout. Where many partitions' batches lead to one partition, that crashed a
-#: worker with a KafkaTimeoutError within seconds. In a queue of our own everybody waits for one batch at most.
-_turns: WeakKeyDictionary[Any, dict[tuple[str, int], asyncio.Lock]] = WeakKeyDictionary()
+__all__ = ["BatchProducer", "Delivery", "RecordTooLargeError", "delivered", "produce", "put"]
 
 #: Upper bound of what a record takes beside key and value: batch header 61, record header at most 34.
 _OVERHEAD_BYTES = 96
@@ -35,11 +32,44 @@ class RecordTooLargeError(ValueError):
         self.limit_bytes = limit_bytes
 
 
+class BatchProducer(driver.Producer):  # type: ignore[misc]
+    """Faust's producer, with a sender of whole batches beside it on the connections of the same client."""
+
+    _sender: Sender | None = None
+
+    @property
+    def sender(self) -> Sender:
+        """Raises NotReady before the start."""
+        if self._sender is None:
+            self._ensure_producer()
+            raise faust.exceptions.NotReady("the producer has stopped")
+        return self._sender
+
+    @property
+    def n_failed(self) -> int:
+        """Produce requests that failed, most of which were tried again."""
+        return 0 if self._sender is None else self._sender.n_failed
+
+    async def on_start(self) -> None:
+        """Connect."""
+        await super().on_start()
+        self._sender = Sender(
+            self._ensure_producer().client, timeout_s=self.request_timeout, max_request_bytes=self.max_request_size
+        )
+
+    async def on_stop(self) -> None:
+        """Deliver what is under way, and close the connections."""
+        if self._sender is not None:
+            await self._sender.drained()
+            self._sender.close()
+        await super().on_stop()
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A produce batch under way: `future` resolves to the metadata of its first record."""
+    """A produce batch under way: `future` resolves to the offset of its first record."""
 
-    future: asyncio.Future[Any]
+    future: asyncio.Future[int]
     n_records: int
 
 
@@ -50,56 +80,69 @@ class Stamps(Protocol):
         """Sign a batch right before it is queued."""
 
 
-async def produce(
+def put(
     app: faust.App,
     topic: str,
     partition: int,
     pairs: Iterable[tuple[bytes | None, bytes | None]],
     writer: Stamps | None = None,
+    lane: Lane = Lane.FIRST,
 ) -> list[Delivery]:
     """Queue (key, value) pairs for one partition, in order, as few batches as their size allows; `writer` signs them.
 
-    Returns once all of them are queued, which may wait for the batch before to leave. Raises RecordTooLargeError before
-    anything is queued that would stand behind the record.
+    They leave with the next `flush` of the producer's sender, which whoever puts several calls once. Raises
+    RecordTooLargeError before anything is queued that would stand behind the record.
     """
-    producer = app.producer._ensure_producer()
+    producer: BatchProducer = app.producer
+    sender, create = producer.sender, producer._ensure_producer().create_batch
     limit_bytes = app.conf.producer_max_batch_size
     now_ms = int(time.time() * 1000)
     deliveries: list[Delivery] = []
-    batch = producer.create_batch()
-    turn = _turns.setdefault(producer, {}).setdefault((topic, partition), asyncio.Lock())
+    batch = create()
 
-    async def flush() -> None:
-        batch.close()  # complete: nothing may be added to it, and it does not linger
-        async with turn:
-            if writer is not None:
-                writer.stamp(batch)
-            future = await producer.send_batch(batch, topic, partition=partition)
-        deliveries.append(Delivery(future, batch.record_count()))
+    def queue() -> None:
+        if writer is not None:
+            writer.stamp(batch)
+        n_records = batch.record_count()
+        deliveries.append(Delivery(sender.put(topic, partition, batch._build(), lane), n_records))
 
     for key, value in pairs:
         size_bytes = len(key or b"") + len(value or b"")
         if size_bytes + _OVERHEAD_BYTES > limit_bytes:
             raise RecordTooLargeError(topic, size_bytes, limit_bytes)
         if batch.append(key=key, value=value, timestamp=now_ms) is None:
-            await flush()
-            batch = producer.create_batch()
+            queue()
+            batch = create()
             if batch.append(key=key, value=value, timestamp=now_ms) is None:
                 raise RecordTooLargeError(topic, size_bytes, limit_bytes)
     if batch.record_count():
-        await flush()
+        queue()
+    return deliveries
+
+
+def produce(
+    app: faust.App,
+    topic: str,
+    partition: int,
+    pairs: Iterable[tuple[bytes | None, bytes | None]],
+    writer: Stamps | None = None,
+    lane: Lane = Lane.FIRST,
+) -> list[Delivery]:
+    """As `put`, and let them leave at once."""
+    deliveries = put(app, topic, partition, pairs, writer, lane)
+    app.producer.sender.flush()
     return deliveries
 
 
 async def delivered(deliveries: Sequence[Delivery]) -> tuple[int, int]:
     """Wait until the brokers have all of them; the first and the last offset written (0, -1 for none).
 
-    Raises what the producer raises when it has given up.
+    Raises what the sender raises when it has given up.
     """
     first, last = 0, -1
     for i, delivery in enumerate(deliveries):
-        metadata = await delivery.future
+        offset = await delivery.future
         if i == 0:
-            first = metadata.offset
-        last = metadata.offset + delivery.n_records - 1
+            first = offset
+        last = offset + delivery.n_records - 1
     return first, last

@@ -29,8 +29,9 @@ from faust.types import TP
 from stream.batching.batches import Applied, Later, RecordBatch, Send, Timings
 from stream.batching.fencing import FencedError
 from stream.batching.ledger import Ledger, Span
-from stream.batching.producing import Delivery, delivered, produce
+from stream.batching.producing import Delivery, delivered, put
 from stream.batching.queue import Progress
+from stream.batching.sending import Lane
 from stream.batching.table import BatchTable
 
 __all__ = ["Group", "Owner", "Settler", "Slice", "queued"]
@@ -95,14 +96,16 @@ class Owner(Protocol):
         ...
 
 
-async def queued(app: faust.App, sends: Sequence[Send]) -> list[list[Delivery]]:
-    """Queue what is to be delivered; what goes to one partition of a topic goes in one batch."""
+def queued(app: faust.App, sends: Sequence[Send], lane: Lane = Lane.FIRST) -> list[list[Delivery]]:
+    """Send what is to be delivered; what goes to one partition of a topic goes in one batch."""
     pairs: dict[tuple[str, int], list[tuple[bytes | None, bytes | None]]] = {}
     for send in sends:
         known = pairs.setdefault((send.topic, send.partition), send.pairs)
         if known is not send.pairs:
             pairs[send.topic, send.partition] = known + send.pairs
-    return [await produce(app, *where, those) for where, those in pairs.items()]
+    deliveries = [put(app, *where, those, lane=lane) for where, those in pairs.items()]
+    app.producer.sender.flush()
+    return deliveries
 
 
 class Settler:
@@ -191,12 +194,13 @@ class Settler:
                 noted = [
                     send for slices in current if (notes := _notes(slices)) for send in self._later(slices[0].tp, notes)
                 ]
-                for deliveries in await queued(self._app, noted):
+                for deliveries in queued(self._app, noted, Lane.BEHIND):
                     await delivered(deliveries)
                 current = [slices for slices in current if owner.is_current(slices[0].ledger)]
                 if owner.has_failed():
                     return
             logged = [(slices, *await self._log(slices)) for slices in current]
+            self._app.producer.sender.flush()
             finished = {
                 id(slice_)
                 for slices, writes, deliveries in logged
@@ -226,7 +230,8 @@ class Settler:
             writer = await self._table.writer(partition, slices[0].ledger.generation)
         except FencedError:
             return writes, None
-        return writes, await produce(self._app, self._table.changelog_topic_name, partition, writes.items(), writer)
+        topic = self._table.changelog_topic_name
+        return writes, put(self._app, topic, partition, writes.items(), writer, Lane.BEHIND)
 
     async def _written(
         self, slices: Sequence[Slice], writes: dict[bytes, bytes | None], deliveries: list[Delivery] | None

@@ -11,6 +11,7 @@ from faust.exceptions import ImproperlyConfigured
 from faust.transport.drivers import aiokafka as driver
 
 from stream.batching.consumer import BatchConsumer
+from stream.batching.producing import BatchProducer
 
 __all__ = ["SETTINGS", "BatchTransport", "FetchSettings", "use_batches"]
 
@@ -56,9 +57,10 @@ class FetchSettings:
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]
-    """Faust's aiokafka transport with the batch consumer; `buffer_of` maps batch topics to their buffer."""
+    """Faust's aiokafka transport, consuming and producing batches; `buffer_of` maps batch topics to their buffer."""
 
     Consumer: ClassVar[type[Any]] = BatchConsumer
+    Producer: ClassVar[type[Any]] = BatchProducer
 
     def __init__(self, *args: Any, fetch: FetchSettings | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

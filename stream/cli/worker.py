@@ -18,6 +18,7 @@ from stream.cli.observing import ObservingOptions
 from stream.cli.options import KafkaOptions, parse_duration_ms
 from stream.errors import PolytempoError
 from stream.kafka.topics import TopicNames
+from stream.timers import precise_loop
 
 if TYPE_CHECKING:
     from stream.worker.app import Worker
@@ -181,7 +182,8 @@ def _serve(serving: Worker, *, quiet: bool, json: bool) -> int:
 
             await serving.run(ready=stop_status, stop=stop, progress=progress, listening=listening)
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
+        runner.run(main())
     counters = serving.counters
     summary = {
         "stopped": True,

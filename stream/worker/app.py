@@ -36,6 +36,7 @@ from stream.batching import (
     use_batches,
 )
 from stream.batching.producing import delivered, produce
+from stream.batching.sending import Lane
 from stream.bundle.service import ServedBundle, Service, ServiceWatcher, load_service
 from stream.core.activity import ActivityBatch, concatenated
 from stream.core.tally import STEPS
@@ -355,6 +356,7 @@ class Worker:
             items_offset=follower.view.items_offset,
             n_items=len(follower.view.catalogue),
             n_corrupt=follower.n_corrupt,
+            n_produce_failures=app.producer.n_failed,
             models={arm.variant: arm.bundle.reference for arm in self._service.arms},
             moved=processor.moved(),
         )
@@ -412,7 +414,7 @@ class Worker:
                     continue
                 topic = self.names.items
                 letters = [(letter_key(topic, 0, each), dead_letter(each, topic, 0)) for each in rejected]
-                await delivered(await produce(app, self.names.dead_letters, 0, letters))
+                await delivered(produce(app, self.names.dead_letters, 0, letters))
                 await follower.mark_reported(rejected)
             except KafkaError as error:
                 logger.warning("items that cannot be used are not reported yet: %s", error)
@@ -452,7 +454,7 @@ class Worker:
             took_s = time.perf_counter() - began_s
             if sends is not None and self._has_shadow_topic:
                 try:
-                    for delivery in await produce(app, self.names.shadow, sends.partition, sends.pairs):
+                    for delivery in produce(app, self.names.shadow, sends.partition, sends.pairs, lane=Lane.BEHIND):
                         delivery.future.add_done_callback(partial(_sent_in_the_shadow, shadows))
                 except Exception as error:  # noqa: BLE001 - counted and logged; what is published must not suffer
                     shadows.failed_to_send(error)

@@ -42,7 +42,6 @@ class Facts:
     exchanges: Exchanges
     health: Health
     vitals: Callable[[], Vitals | None]
-    n_produce_failures: Callable[[], int]
 
 
 def outcomes(counters: Counters) -> dict[str, int]:
@@ -84,7 +83,7 @@ class _WorkerCollector(Collector):
         yield _counter(
             "polytempo_produce_failures",
             "Produce requests or batches that failed; most are tried again.",
-            facts.n_produce_failures(),
+            0 if vitals is None else vitals.n_produce_failures,
         )
 
     def _counted(self, counters: Counters) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from stream.operations.listen import Listen, Token
 from stream.operations.watchdog import Watchdog, WatchdogConfig
 from stream.worker.metrics import Exchanges, Facts, MetricsPage, outcomes
 from stream.worker.processor import Counters
-from stream.worker.vitals import Meter, ProduceFailures, Vitals
+from stream.worker.vitals import Meter, Vitals
 
 __all__ = ["Observed", "Observing"]
 
@@ -46,7 +46,7 @@ class Observing:
 
 
 class Observed:
-    """What is known of one worker. As a context it serves pages and counts failures of the producer.
+    """What is known of one worker. As a context it serves pages.
 
     Args:
         observing: how.
@@ -61,14 +61,11 @@ class Observed:
         self.url: str | None = None
         """Where the pages are, while they are served."""
         self._counters = counters
-        self._failures = ProduceFailures()
         self._began_s = time.monotonic()
         self._server: HttpServer | None = None
         self._objected: frozenset[str] = frozenset()
         if observing.listen is not None:
-            facts = Facts(
-                counters, self.meter, self.exchanges, self.health, lambda: self.vitals, lambda: self._failures.n
-            )
+            facts = Facts(counters, self.meter, self.exchanges, self.health, lambda: self.vitals)
             pages: dict[str, Callable[[str], Page]] = {
                 "/live": lambda _: self._live(),
                 "/ready": lambda _: self._ready(),
@@ -78,7 +75,6 @@ class Observed:
             self._server = HttpServer(observing.listen, pages, observing.token)
 
     def __enter__(self) -> Self:
-        self._failures.__enter__()
         if self._server is not None:
             self._server.start()
             self.url = self._server.url
@@ -89,7 +85,6 @@ class Observed:
         if self._server is not None:
             self._server.stop()
             self.url = None
-        self._failures.__exit__()
 
     def finished(self, batch: RecordBatch, timings: Timings) -> None:
         """One batch is done."""
@@ -138,7 +133,7 @@ class Observed:
             "dead_letters": dict(counters.dead_letters),
             "latency_ms": _quantiles_ms(meter.latency.quantile),
             "stages_ms": {stage: _quantiles_ms(each.quantile) for stage, each in meter.stages.items()},
-            "produce_failures": self._failures.n,
+            "produce_failures": 0 if vitals is None else vitals.n_produce_failures,
             "bundle_exchanges": self.exchanges.n_done,
             "bundle_refusals": self.exchanges.n_refused,
         }

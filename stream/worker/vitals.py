@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,7 +11,7 @@ from stream.core.tally import Moved
 from stream.operations.histogram import BATCH_EVENTS, Histogram
 from stream.operations.watchdog import Progress, Sample
 
-__all__ = ["STAGES", "Meter", "ProduceFailures", "Vitals"]
+__all__ = ["STAGES", "Meter", "Vitals"]
 
 STAGES: Final = ("fetch", "queue", "step", "sends", "changelog")
 """In this order an event goes through them."""
@@ -34,6 +33,7 @@ class Vitals:
         view_offset, items_offset: what the view holds, in `item-activity` and `items`.
         n_items: items in the view.
         n_corrupt: messages of `item-activity` that were left out.
+        n_produce_failures: produce requests, and batches of answered ones, that failed; most were tried again.
         models: variant -> the bundle that serves it, name@version.
         moved: variant -> how far features and scores are from those of the bundle's training window; None where the
             bundle does not tell of it.
@@ -51,6 +51,7 @@ class Vitals:
     items_offset: int
     n_items: int
     n_corrupt: int
+    n_produce_failures: int
     models: Mapping[str, str]
     moved: Mapping[str, Moved | None]
 
@@ -92,34 +93,3 @@ class Meter:
         stages["step"].observe(timings.step_us / 1e6)
         stages["sends"].observe(timings.sends_us / 1e6)
         stages["changelog"].observe(timings.changelog_us / 1e6)
-
-
-class ProduceFailures(logging.Filter):
-    """Counts produce requests that failed, most of which are tried again.
-
-    The client says so in its log alone. As a filter of that logger it sees each message, even where the log's level
-    would leave it out.
-    """
-
-    LOGGER: Final = "aiokafka.producer.sender"
-    SAYS: Final = "Got error produce response"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n = 0
-
-    def __enter__(self) -> ProduceFailures:
-        logger = logging.getLogger(self.LOGGER)
-        logger.addFilter(self)
-        logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logger = logging.getLogger(self.LOGGER)
-        logger.removeFilter(self)
-        logger.setLevel(logging.NOTSET)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if str(record.msg).startswith(self.SAYS):
-            self.n += 1
-        return record.levelno >= logging.getLogger(self.LOGGER.partition(".")[0]).getEffectiveLevel()

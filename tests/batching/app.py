@@ -69,9 +69,9 @@ def make_step(output: str, filler: bytes = b"") -> Any:
 
 def stop_before_the_changelog(app_id: str, at: int) -> None:
     """Stop this process once, between the last look at the group and the sending of a state that holds offset `at`."""
-    produce, stopped = settling.produce, False
+    put, stopped = settling.put, False
 
-    async def produce_late(app: Any, topic: str, partition: int, pairs: Any, *rest: Any) -> Any:
+    def put_late(app: Any, topic: str, partition: int, pairs: Any, *rest: Any) -> Any:
         nonlocal stopped
         pairs = list(pairs)
         if topic == f"{app_id}-users-changelog" and not stopped:
@@ -79,9 +79,9 @@ def stop_before_the_changelog(app_id: str, at: int) -> None:
             if stopped:
                 print("stopping", flush=True)
                 os.kill(os.getpid(), signal.SIGSTOP)
-        return await produce(app, topic, partition, pairs, *rest)
+        return put(app, topic, partition, pairs, *rest)
 
-    settling.produce = produce_late
+    settling.put = put_late
 
 
 def make_app(args: argparse.Namespace) -> faust.App:

@@ -43,7 +43,7 @@ async def apps(broker: str, tmp_path: Path) -> AsyncIterator[list[faust.App]]:
 
 
 async def write(app: faust.App, topic: str, value: bytes, writer: Writer) -> tuple[int, int]:
-    return await delivered(await produce(app, topic, 0, [(b"k", value)], writer))
+    return await delivered(produce(app, topic, 0, [(b"k", value)], writer))
 
 
 async def test_the_older_writer_is_refused_and_the_newer_one_is_not(setup: Setup, apps: list[faust.App]) -> None:
@@ -103,7 +103,7 @@ async def test_many_batches_in_a_row_keep_their_sequence(setup: Setup, apps: lis
         await fences.take_over([0], generation)
         writer = await fences.writer(0, generation)
         pairs: list[tuple[bytes | None, bytes | None]] = [(b"%d" % i, bytes(1000)) for i in range(1500)]
-        deliveries = [await produce(apps[0], setup.changelog, 0, pairs, writer) for _ in range(3)]
+        deliveries = [produce(apps[0], setup.changelog, 0, pairs, writer) for _ in range(3)]
         for each in deliveries:
             await delivered(each)
         assert writer.sequence == 1 + 3 * 1500

@@ -36,7 +36,7 @@ def consumer(sent: list[tuple[int, str]]) -> Any:
         sent.append((node_id, request))
         return True
 
-    return SimpleNamespace(_fetcher=SimpleNamespace(_proc_fetch_request=fetch))
+    return SimpleNamespace(_fetcher=SimpleNamespace(_proc_fetch_request=fetch, _client=SimpleNamespace(_conns={})))
 
 
 async def test_a_fetch_follows_the_last_one_to_the_same_broker_after_the_pace(clock: Clock) -> None:

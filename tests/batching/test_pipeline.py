@@ -115,7 +115,11 @@ class World:
         self.acked.append(event.value.offset)
 
     # the broker
-    async def produce(self, app: Any, topic: str, partition: int, pairs: Any, writer: Any = None) -> list[Any]:
+    producer = SimpleNamespace(sender=SimpleNamespace(flush=lambda: None))
+
+    def produce(
+        self, app: Any, topic: str, partition: int, pairs: Any, writer: Any = None, lane: Any = None
+    ) -> list[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.produced.append((topic, partition, list(pairs), future))
         return [SimpleNamespace(future=future, n_records=len(self.produced[-1][2]))]
@@ -124,7 +128,7 @@ class World:
         return [future for name, *_, future in self.produced if name == topic and not future.done()]
 
     async def answer(self, topic: str, which: int = 0) -> None:
-        self.pending(topic)[which].set_result(SimpleNamespace(offset=0))
+        self.pending(topic)[which].set_result(0)
         await settle_down()
 
     # the input
@@ -164,7 +168,7 @@ async def settle_down() -> None:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(settling, "produce", world.produce)
+    monkeypatch.setattr(settling, "put", world.produce)
     return world
 
 

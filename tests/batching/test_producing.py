@@ -1,89 +1,94 @@
-"""Batches queue for a partition in the order of their coming, without a broker."""
+"""What is put for a partition becomes batches, without a broker."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from stream.batching.producing import delivered, produce
+import pytest
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from faust.exceptions import NotReady
+
+from stream.batching.producing import BatchProducer, RecordTooLargeError, delivered, produce, put
+from stream.batching.sending import Lane
+
+LIMIT = 1000
 
 
-class Batch:
-    """One batch of aiokafka's, as far as producing uses it."""
-
-    def __init__(self) -> None:
-        self.keys: list[bytes] = []
-
-    def append(self, *, key: bytes, value: bytes, timestamp: int) -> object:  # noqa: ARG002 - aiokafka's names
-        self.keys.append(key)
-        return object()
-
-    def close(self) -> None:
-        pass
-
-    def record_count(self) -> int:
-        return len(self.keys)
-
-
-class Producer:
-    """Has room for one batch per partition, which leaves after a few turns of the loop; newcomers may take it first."""
+class Sender:
+    """Takes what is put, and notes when it is told to let it leave."""
 
     def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.n_waiting: dict[tuple[str, int], int] = {}
-        self.most_waiting = 0
-        self._full: dict[tuple[str, int], bool] = {}
+        self.sent: list[Any] = []
+        self.futures: list[asyncio.Future[int]] = []
 
-    def create_batch(self) -> Batch:
-        return Batch()
+    def put(self, topic: str, partition: int, data: bytearray, lane: Lane) -> asyncio.Future[int]:
+        records = MemoryRecords(bytes(data)).next_batch()
+        self.sent.append((topic, partition, [(record.key, record.value) for record in records], lane))
+        self.futures.append(asyncio.get_running_loop().create_future())
+        return self.futures[-1]
 
-    async def send_batch(self, batch: Batch, topic: str, *, partition: int) -> asyncio.Future[Any]:
-        place = (topic, partition)
-        self.n_waiting[place] = self.n_waiting.get(place, 0) + 1
-        self.most_waiting = max(self.most_waiting, self.n_waiting[place])
-        while self._full.get(place):
-            await asyncio.sleep(0)
-        self.n_waiting[place] -= 1
-        self._full[place] = True
-        self.sent += batch.keys
-        delivery: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def leave() -> None:
-            self._full[place] = False
-            delivery.set_result(SimpleNamespace(offset=0))
-
-        asyncio.get_running_loop().call_later(0.001, leave)
-        return delivery
+    def flush(self) -> None:
+        self.sent.append("flush")
 
 
-def app_with(producer: Producer) -> Any:
-    """What `produce` reads of a Faust app."""
-    return SimpleNamespace(
-        producer=SimpleNamespace(_ensure_producer=lambda: producer),
-        conf=SimpleNamespace(producer_max_batch_size=1 << 20),
-    )
+@pytest.fixture
+def sender() -> Sender:
+    return Sender()
 
 
-async def test_batches_for_one_partition_never_contend_for_its_place() -> None:
-    """Nobody is passed: what is asked first leaves first, and only one at a time asks the producer."""
-    producer = Producer()
-    app = app_with(producer)
-    asked = [b"%d" % number for number in range(40)]
-    deliveries = await asyncio.gather(*(produce(app, "activity", 0, [(key, b"")]) for key in asked))
-    await delivered([each for some in deliveries for each in some])
-    assert producer.sent == asked
-    assert producer.most_waiting == 1
+@pytest.fixture
+def app(sender: Sender) -> Any:
+    """What is read of a Faust app."""
+    create: Callable[[], BatchBuilder] = lambda: BatchBuilder(LIMIT, 0)  # noqa: E731
+    aiokafka = SimpleNamespace(create_batch=create)
+    producer = SimpleNamespace(sender=sender, _ensure_producer=lambda: aiokafka)
+    return SimpleNamespace(producer=producer, conf=SimpleNamespace(producer_max_batch_size=LIMIT))
 
 
-async def test_partitions_do_not_wait_for_each_other() -> None:
-    """While one place is taken, the batches of other partitions go."""
-    producer = Producer()
-    app = app_with(producer)
-    first = await produce(app, "out", 0, [(b"a", b"")])
-    waiting = asyncio.ensure_future(produce(app, "out", 0, [(b"b", b"")]))
-    await asyncio.sleep(0)
-    other = await produce(app, "out", 1, [(b"c", b"")])
-    assert producer.sent == [b"a", b"c"]
-    await delivered([*first, *other, *await waiting])
-    assert producer.sent == [b"a", b"c", b"b"]
+async def test_pairs_become_as_few_batches_as_fit_in_order(app: Any, sender: Sender) -> None:
+    pairs: list[tuple[bytes | None, bytes | None]] = [(b"%d" % i, bytes(400)) for i in range(5)]
+    deliveries = put(app, "out", 2, pairs, lane=Lane.BEHIND)
+    assert [each.n_records for each in deliveries] == [2, 2, 1]
+    assert [where[:2] + where[3:] for where in sender.sent] == [("out", 2, Lane.BEHIND)] * 3
+    assert [pair for _, _, those, _ in sender.sent for pair in those] == pairs
+    for offset, future in zip((10, 12, 14), sender.futures, strict=True):
+        future.set_result(offset)
+    assert await delivered(deliveries) == (10, 14)
+
+
+async def test_a_writer_signs_each_batch_before_it_is_built(app: Any) -> None:
+    signed: list[int] = []
+
+    class Writer:
+        def stamp(self, batch: Any) -> None:
+            signed.append(batch.record_count())
+            batch._set_producer_state(7, 1, 0)
+
+    put(app, "log", 0, [(b"k", bytes(600)), (b"l", None)], Writer())
+    put(app, "log", 0, [(b"k", bytes(600)), (b"l", bytes(600))], Writer())
+    assert signed == [2, 1, 1]
+
+
+async def test_producing_lets_leave_what_was_put_and_nothing_makes_no_batch(app: Any, sender: Sender) -> None:
+    assert len(produce(app, "out", 0, [(b"k", b"v")])) == 1
+    assert sender.sent == [("out", 0, [(b"k", b"v")], Lane.FIRST), "flush"]
+    assert put(app, "out", 0, []) == []
+    assert await delivered([]) == (0, -1)
+
+
+async def test_a_record_too_large_is_refused(app: Any, sender: Sender) -> None:
+    """What stood before it in full batches may have left, nothing behind it has."""
+    with pytest.raises(RecordTooLargeError, match=r"'out' has 1001 bytes, the limit is 1000"):
+        put(app, "out", 0, [(b"k", bytes(700)), (b"l", bytes(700)), (b"m", bytes(1000)), (b"n", b"")])
+    assert [[key for key, _ in those] for _, _, those, _ in sender.sent] == [[b"k"]]
+
+
+def test_before_its_start_and_after_its_end_a_producer_is_not_ready() -> None:
+    producer = object.__new__(BatchProducer)
+    with pytest.raises(NotReady):
+        _ = producer.sender
+    assert producer.n_failed == 0

@@ -145,7 +145,7 @@ async def test_batches_are_split_when_full_and_keep_their_order(app: faust.App, 
     None."""
     pairs: list[tuple[bytes | None, bytes | None]] = [(b"%d" % i, bytes(1000)) for i in range(3000)]
     pairs += [(None, b"no key"), (b"deleted", None)]
-    deliveries = await produce(app, setup.output, 2, pairs)
+    deliveries = produce(app, setup.output, 2, pairs)
     assert len(deliveries) == 3
     assert await delivered(deliveries) == (0, 3001)
     written = await read_all(setup.broker, setup.output, setup.partitions)
@@ -156,4 +156,4 @@ async def test_batches_are_split_when_full_and_keep_their_order(app: faust.App, 
 async def test_a_record_too_large_is_named_with_topic_and_size(app: faust.App, setup: Setup) -> None:
     """Nothing that would stand behind it is sent."""
     with pytest.raises(RecordTooLargeError, match=rf"'{setup.output}' has 2000001 bytes, the limit is 1048576"):
-        await produce(app, setup.output, 0, [(b"k", bytes(2_000_000))])
+        produce(app, setup.output, 0, [(b"k", bytes(2_000_000))])

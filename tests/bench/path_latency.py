@@ -31,6 +31,7 @@ from stream.errors import PolytempoError
 from stream.feed import partition_of
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames, ensure_topics, topic_layout
+from stream.timers import precise_loop
 from tests.bench.path import a_bundle, a_kafka, committed
 from tests.bench.path_events import Pair, load_events, produce_all, with_ids
 from tests.bench.path_options import Options
@@ -80,7 +81,8 @@ def run(options: LatencyOptions, say: Callable[[str], object] = lambda _: None) 
     Raises:
         PolytempoError: no broker, or the worker did not answer everything.
     """
-    return asyncio.run(_run(options, say))
+    with asyncio.Runner(loop_factory=precise_loop) as runner:  # an event is sent when it is due, not up to 1 ms later
+        return runner.run(_run(options, say))
 
 
 async def _run(options: LatencyOptions, say: Callable[[str], object]) -> dict[str, Any]:

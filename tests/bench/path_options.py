@@ -17,6 +17,7 @@ from typing import Self
 
 from stream.kafka.settings import KafkaSettings
 from stream.kafka.topics import TopicNames
+from stream.timers import precise_loop
 
 __all__ = ["Options", "run_until_stopped", "say"]
 
@@ -91,4 +92,5 @@ def run_until_stopped(main: Callable[[asyncio.Event], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await main(stop)  # type: ignore[misc]
 
-    asyncio.run(wired())
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
+        runner.run(wired())

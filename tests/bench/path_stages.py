@@ -18,6 +18,8 @@ import stream.batching.settling as settling
 import stream.core.seam as seam
 import stream.worker.app as worker
 import stream.worker.processor as processing
+from stream.batching.frames import Frames
+from stream.batching.sending import Sender
 from stream.core.arms import Arms
 from stream.worker.answering import Answering
 from stream.worker.follower import Follower
@@ -76,12 +78,14 @@ class Stages:
             (core, "rank", "rank"),
         ):
             module[name] = self.timed(module[name], stage)
-        vars(settling)["produce"] = self.timed_coroutine(settling.produce, "produce")
+        vars(settling)["put"] = self.timed(settling.put, "produce")
         for owner, name, stage in (
             (Answering, "encode", "encode"),
             (Processor, "process_all", "process, rest"),
             (Arms, "step", "step, rest"),
             (Follower, "_apply", "item statistics"),
+            (Sender, "flush", "produce"),
+            (Frames, "data_received", "network"),
         ):
             setattr(owner, name, self.timed(getattr(owner, name), stage))
         make = Processor.__init__
@@ -130,14 +134,6 @@ class Stages:
                 return function(*args, **kwargs)
             finally:
                 self._leave(stage, began_ns)
-
-        return call
-
-    def timed_coroutine(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        """The coroutine function `function`, each step of its coroutines timed."""
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            return await _Timed(self, function(*args, **kwargs), stage)
 
         return call
 

@@ -53,7 +53,7 @@ def exposed() -> dict[str, set[str]]:
     observed.health.enter(Phase.SERVING)
     observed.observe(
         Vitals(
-            0.0, True, 0, 1, [Standing(0, 3, 5, 1, waiting=False)], 1, 1496, 0.1, 7, 8, 9, 0, {"default": "shop@1"},
+            0.0, True, 0, 1, [Standing(0, 3, 5, 1, waiting=False)], 1, 1496, 0.1, 7, 8, 9, 0, 0, {"default": "shop@1"},
             {"default": Moved(1000, {"score": 0.1})},
         )
     )  # fmt: skip

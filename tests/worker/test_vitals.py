@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 from types import SimpleNamespace
 from typing import Any
-
-import pytest
-from aiokafka.producer import sender
 
 from stream.batching import Standing, Timings
 from stream.worker.metrics import outcomes
 from stream.worker.processor import Counters
-from stream.worker.vitals import STAGES, Meter, ProduceFailures, Vitals
+from stream.worker.vitals import STAGES, Meter, Vitals
 from tests.bench.metering import us_per_batch
 
 
@@ -47,33 +42,12 @@ def test_outcomes_add_up_to_the_records_whatever_became_of_items() -> None:
     assert sum(found.values()) == counters.n_records
 
 
-@pytest.mark.parametrize("level", [logging.DEBUG, logging.WARNING, logging.ERROR])
-def test_failed_produce_requests_are_counted_at_every_level_of_the_log(
-    level: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    logger = logging.getLogger(ProduceFailures.LOGGER)
-    with caplog.at_level(level), ProduceFailures() as failures:
-        logger.warning("Got error produce response: %s", "timed out")
-        logger.warning("Got error produce response on topic-partition %s, retrying. Error: %s", "out", "moved")
-        logger.warning("something else")
-    assert failures.n == 2
-    assert len(caplog.records) == (0 if level > logging.WARNING else 3)
-    assert not logger.filters
-
-
-def test_the_client_still_says_what_failures_are_counted_by() -> None:
-    """In its log alone, so a new release may say it otherwise."""
-    assert sender.log.name == ProduceFailures.LOGGER
-    source = inspect.getsource(sender.SendProduceReqHandler)
-    assert source.count(f'"{ProduceFailures.SAYS}') == 2
-
-
 def test_the_watchdog_gets_what_the_consumer_knows() -> None:
     standings = [Standing(0, 5, 9, 77, waiting=False), Standing(3, None, None, None, waiting=False)]
     some: dict[str, Any] = {"n_users": 0, "state_bytes": 0, "view_offset": 1, "items_offset": 2, "n_items": 3}
     vitals = Vitals(
         at_s=1.0, settled=True, to_recover=0, n_rebalances=1, partitions=standings, view_age_s=0.5, n_corrupt=0,
-        models={"default": "a@1"}, moved={}, **some,
+        n_produce_failures=0, models={"default": "a@1"}, moved={}, **some,
     )  # fmt: skip
     sample = vitals.sample()
     assert (sample.partitions[0].done, sample.partitions[0].lag, sample.partitions[0].answered) == (5, 4, 77)
