@@ -40,7 +40,11 @@ class Frames(asyncio.Protocol):
             rest += data
             start = 0
             while len(rest) - start >= _SIZE.size:
-                end = start + _SIZE.size + _SIZE.unpack_from(rest, start)[0]
+                size = _SIZE.unpack_from(rest, start)[0]
+                if size < 0:
+                    self._give_up(ValueError(f"an answer of {size} bytes"))
+                    return
+                end = start + _SIZE.size + size
                 if end > len(rest):
                     break
                 with memoryview(rest) as view:
@@ -58,11 +62,14 @@ class Frames(asyncio.Protocol):
         try:
             connection._handle_frame(answer)
         except Exception as error:  # noqa: BLE001 - an answer that cannot be read: as a broken connection
-            connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
 
     def eof_received(self) -> bool:
         """The broker has closed its side."""
-        self._connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=EOFError("the broker closed the connection"))
+        self._give_up(EOFError("the broker closed the connection"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -83,7 +90,9 @@ def take_frames(connection: Any) -> None:
     """Let the answers of a connection of aiokafka's be taken by `Frames`; nothing is done while it waits for one."""
     if isinstance(connection._protocol, Frames) or connection._requests or connection._writer is None:
         return
+    transport = connection._writer.transport
+    if transport.is_closing():  # the reader is about to hear of it, and closes the connection
+        return
     connection._read_task.cancel()
-    frames = Frames(connection, connection._protocol)
-    connection._protocol = frames
-    connection._writer.transport.set_protocol(frames)
+    connection._protocol = Frames(connection, connection._protocol)
+    transport.set_protocol(connection._protocol)

@@ -158,8 +158,7 @@ class Sender:
         if self._look_at is not None:
             self._look_at.cancel()
         for queue in self._queues.values():
-            while queue.parcels:
-                self._failed(queue, errors.ProducerClosed())
+            self._fail_all(queue, errors.ProducerClosed())
         self._ready.clear()
         self._under_way.clear()
 
@@ -176,7 +175,7 @@ class Sender:
         version = min(high, _VERSIONS[-1])
         if version < max(low, _VERSIONS[0]):
             for queue in queues:
-                self._failed(queue, errors.UnsupportedVersionError(f"{node} takes produce requests {low} to {high}"))
+                self._fail_all(queue, errors.UnsupportedVersionError(f"{node} takes produce requests {low} to {high}"))
             self._release(queues)
             return
         for some in self._by_size(queues):
@@ -202,7 +201,11 @@ class Sender:
 
     async def _connect(self, node: Any, lane: Lane, queues: list[_Queue]) -> None:
         """Open the connection; where that fails, the client has logged it and asks for the brokers anew."""
-        opened = await self._client.ready(node, group=lane)
+        try:
+            opened = await self._client.ready(node, group=lane)
+        except Exception as error:  # noqa: BLE001 - what it lets through may be anything: an answer SCRAM cannot prove, say
+            logger.warning("no connection to broker %s: %r", node, error)
+            opened = False
         if not opened or not self._client._conns[node, lane].connected():
             self.n_failed += 1
             await asyncio.sleep(_BACKOFF_S)
@@ -218,8 +221,7 @@ class Sender:
                 self._client.force_metadata_update()
                 await asyncio.sleep(_BACKOFF_S)
         except errors.KafkaError as error:
-            while queue.parcels:
-                self._failed(queue, error)
+            self._fail_all(queue, error)
         self._release([queue])
         self.flush()
 
@@ -299,6 +301,10 @@ class Sender:
         if not parcel.delivered.done():
             parcel.delivered.set_exception(error)
             parcel.delivered.exception()  # who waits hears of it; that somebody does not is no news
+
+    def _fail_all(self, queue: _Queue, error: errors.KafkaError) -> None:
+        while queue.parcels:
+            self._failed(queue, error)
 
     def _taken(self, queue: _Queue) -> _Parcel:
         self._n_parcels -= 1

@@ -71,7 +71,7 @@ def stop_before_the_changelog(app_id: str, at: int) -> None:
     """Stop this process once, between the last look at the group and the sending of a state that holds offset `at`."""
     put, stopped = settling.put, False
 
-    def put_late(app: Any, topic: str, partition: int, pairs: Any, *rest: Any) -> Any:
+    def put_late(app: Any, topic: str, partition: int, pairs: Any, *rest: Any, **named: Any) -> Any:
         nonlocal stopped
         pairs = list(pairs)
         if topic == f"{app_id}-users-changelog" and not stopped:
@@ -79,7 +79,7 @@ def stop_before_the_changelog(app_id: str, at: int) -> None:
             if stopped:
                 print("stopping", flush=True)
                 os.kill(os.getpid(), signal.SIGSTOP)
-        return put(app, topic, partition, pairs, *rest)
+        return put(app, topic, partition, pairs, *rest, **named)
 
     settling.put = put_late
 
