@@ -86,6 +86,15 @@ def test_an_answer_is_handed_over_with_its_last_byte_and_not_before(answers: lis
         assert connection.answers == answers[: i + 1]
 
 
+def test_a_piece_of_an_answer_that_looks_like_one_is_none() -> None:
+    connection = FakeConnection()
+    frames = Frames(connection, Before())
+    answer = b"begins" + framed(b"inner")
+    frames.data_received(framed(answer)[: -len(framed(b"inner"))])
+    frames.data_received(framed(b"inner"))
+    assert connection.answers == [answer]
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_what_nobody_asked_for_is_ignored(*, together: bool) -> None:
     connection = FakeConnection(n_requests=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -351,8 +352,9 @@ async def test_a_broker_that_knows_none_of_the_versions_is_told_apart(
 ) -> None:
     world.client.versions = taken
     world.connect(1, Lane.FIRST)
-    delivered = world.send((A0, b"1"), (B0, b"2"))
-    assert [failure(each)[0] for each in delivered] == [errors.UnsupportedVersionError] * 2
+    for _ in range(2):
+        delivered = world.send((A0, b"1"), (B0, b"2"))
+        assert [failure(each)[0] for each in delivered] == [errors.UnsupportedVersionError] * 2
     assert world.arrived() == []
     await world.sender.drained()
 
@@ -510,7 +512,9 @@ async def test_what_may_pass_is_tried_again_while_others_go_on(
     (request,) = world.arrived()
     assert request.batches == {A1: b"3"}
     request.answer()
-    await world.wait(BACKOFF_S)
+    await world.wait(0.9 * BACKOFF_S)
+    assert world.arrived() == []
+    await world.wait(0.1 * BACKOFF_S)
     (request,) = world.arrived()
     assert request.batches == {A0: b"1"}
     request.answer(offsets={A0: 9})
@@ -600,6 +604,15 @@ async def test_a_partition_of_which_the_answer_says_nothing_fails(world: World) 
     assert other.result() == 7
     world.arrived()[0].answer()
     assert second.result() == 7
+
+
+async def test_a_failure_that_nobody_looks_at_is_not_reported_as_forgotten(world: World) -> None:
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    world.send((A0, b"1"))
+    world.arrived()[0].answer({A0: 10})
+    gc.collect()
+    assert reported == []
 
 
 # -- connections -------------------------------------------------------------------------------------------------------
@@ -852,6 +865,31 @@ async def test_a_broker_that_is_never_there_fails_what_it_should_get(world: Worl
     assert world.what_arrived() == [{A0: b"2"}]
 
 
+def refused(request: Asked) -> None:
+    request.answer({A0: 6})
+
+
+def reset(request: Asked) -> None:
+    request.line.reset()
+
+
+@pytest.mark.parametrize(
+    ("problem", "error"),
+    [(refused, errors.NotLeaderForPartitionError), (reset, errors.KafkaConnectionError)],
+)
+async def test_a_batch_that_cannot_be_sent_again_fails_with_why_it_had_to_be(
+    world: World, problem: Callable[[Asked], None], error: type[errors.KafkaError]
+) -> None:
+    """What was queued behind it was never sent, and does not fail with that."""
+    world.client.news = {A0: 2}
+    world.client.refusals = ["refused"] * 1_000
+    first, second = world.send((A0, b"1"), (A0, b"2"))
+    problem(world.arrived()[0])
+    await world.wait(TIMEOUT_S + 2)
+    assert [failure(each)[0] for each in (first, second)] == [error, errors.KafkaTimeoutError]
+    assert world.arrived() == []
+
+
 async def test_a_batch_that_nobody_flushes_expires_and_is_not_sent_later(world: World) -> None:
     delivered = world.put(A0, b"1")
     await world.wait(TIMEOUT_S + 2)
@@ -926,13 +964,14 @@ async def test_close_fails_all_that_is_on_its_way_and_a_late_answer_is_harmless(
     assert [failure(each)[0] for each in delivered] == [errors.ProducerClosed] * 7
     await world.sender.drained()
     late.answer()
-    lost.line.end()
     world.sender.flush()
+    assert late.line.closed_for == []
+    lost.line.end()
     await world.wait(2 * TIMEOUT_S)
     assert world.arrived() == []
+    assert world.client.opened == []
     assert all(task.cancelled() for task in tasks)
     assert not world.sender._tasks
-    assert world.lines[1].closed_for == []
 
 
 async def test_nothing_is_put_after_close(world: World) -> None:
