@@ -47,7 +47,7 @@ class BatchProducer(driver.Producer):  # type: ignore[misc]
 
     @property
     def n_failed(self) -> int:
-        """Produce requests that failed, most of which were tried again."""
+        """Batches that a broker refused or did not answer; most were tried again."""
         return 0 if self._sender is None else self._sender.n_failed
 
     async def on_start(self) -> None:

@@ -84,7 +84,8 @@ class Sender:
         max_request_bytes: no request has more than this of batches, unless a single one has.
 
     Attributes:
-        n_failed: requests, and batches of answered requests, that have failed, be they tried again or not.
+        n_failed: batches that were refused or not answered, and connections that could not be opened, be they tried
+            again or not.
     """
 
     def __init__(self, client: Any, *, timeout_s: float, max_request_bytes: int) -> None:
@@ -109,6 +110,7 @@ class Sender:
     def put(self, topic: str, partition: int, data: bytes | bytearray, lane: Lane = Lane.FIRST) -> asyncio.Future[int]:
         """Queue a record batch for a partition, behind what was put before; it leaves with the next `flush`.
 
+        A partition keeps the lane of the first batch that was put for it, since lanes may pass each other.
         The future becomes the offset of its first record, or an error of aiokafka's when it has failed for good.
         Raises ProducerClosed after `close`.
         """
@@ -222,6 +224,9 @@ class Sender:
                 await asyncio.sleep(_BACKOFF_S)
         except errors.KafkaError as error:
             self._fail_all(queue, error)
+        except Exception as error:  # noqa: BLE001 - as in `_connect`
+            logger.warning("nobody says who leads %s: %r", queue.place, error)
+            await asyncio.sleep(_BACKOFF_S)
         self._release([queue])
         self.flush()
 

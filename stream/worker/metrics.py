@@ -82,7 +82,7 @@ class _WorkerCollector(Collector):
         )
         yield _counter(
             "polytempo_produce_failures",
-            "Produce requests or batches that failed; most are tried again.",
+            "Batches that a broker refused or did not answer; most are tried again.",
             0 if vitals is None else vitals.n_produce_failures,
         )
 

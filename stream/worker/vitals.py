@@ -33,7 +33,7 @@ class Vitals:
         view_offset, items_offset: what the view holds, in `item-activity` and `items`.
         n_items: items in the view.
         n_corrupt: messages of `item-activity` that were left out.
-        n_produce_failures: produce requests, and batches of answered ones, that failed; most were tried again.
+        n_produce_failures: batches that a broker refused or did not answer; most were tried again.
         models: variant -> the bundle that serves it, name@version.
         moved: variant -> how far features and scores are from those of the bundle's training window; None where the
             bundle does not tell of it.

@@ -772,6 +772,20 @@ async def test_a_topic_that_the_client_does_not_know_is_asked_for(world: World) 
     assert world.what_arrived() == [{A0: b"2"}]
 
 
+async def test_an_unknown_error_in_looking_for_a_leader_holds_nothing_up_for_ever(world: World) -> None:
+    world.client.leaders[A0] = None
+    world.client.no_metadata = ValueError("nobody knows why")
+    (delivered,) = world.send((A0, b"1"))
+    await world.wait(BACKOFF_S)
+    assert world.arrived() == []
+    world.client.no_metadata = None
+    world.client.leaders[A0] = 1
+    await world.wait(BACKOFF_S)
+    (request,) = world.arrived()
+    request.answer()
+    assert delivered.result() == 7
+
+
 @pytest.mark.parametrize("unknown", [None, -1])
 async def test_a_partition_without_a_leader_is_asked_for_until_it_has_one(world: World, unknown: int | None) -> None:
     world.client.leaders[A0] = unknown
