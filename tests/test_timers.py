@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,19 +21,32 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def test_short_waits_end_when_they_are_due(loop: asyncio.AbstractEventLoop) -> None:
-    """0.2 ms take that, and not the millisecond that asyncio's own loop makes of it; the best of many, since others run
-    here as well."""
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the system was told to wait, each time by `select`."""
+    waits: list[float] = []
+    real = select.select
 
-    async def shortest() -> float:
-        took = []
-        for _ in range(50):
-            began_s = time.perf_counter()
-            await asyncio.sleep(0.0002)
-            took.append(time.perf_counter() - began_s)
-        return min(took)
+    def noting(readable: Any, writable: Any, strange: Any, timeout: float) -> Any:
+        waits.append(timeout)
+        return real(readable, writable, strange, timeout)
 
-    assert 0.0002 <= loop.run_until_complete(shortest()) < 0.0009
+    monkeypatch.setattr(select, "select", noting)
+    return waits
+
+
+def test_a_short_wait_is_not_rounded_up(loop: asyncio.AbstractEventLoop, waits: list[float]) -> None:
+    """3.1 ms are waited for as 3.1 ms, not as the 4 that epoll would make of them; and no timer rings too early."""
+    began_s = time.monotonic()
+    loop.run_until_complete(asyncio.sleep(0.0031))
+    assert time.monotonic() - began_s >= 0.0031
+    assert waits
+    assert all(0 < wait_s <= 0.0031 for wait_s in waits)
+
+
+def test_a_long_wait_costs_no_second_call(loop: asyncio.AbstractEventLoop, waits: list[float]) -> None:
+    loop.run_until_complete(asyncio.sleep(0.05))
+    assert waits == []
 
 
 @pytest.mark.parametrize("delay_s", [0.001, 0.05])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import faust
+from faust.exceptions import NotReady
 from faust.transport.drivers import aiokafka as driver
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases)
@@ -41,8 +42,7 @@ class BatchProducer(driver.Producer):  # type: ignore[misc]
     def sender(self) -> Sender:
         """Raises NotReady before the start."""
         if self._sender is None:
-            self._ensure_producer()
-            raise faust.exceptions.NotReady("the producer has stopped")
+            raise NotReady("the producer has not started")
         return self._sender
 
     @property
