@@ -10,6 +10,7 @@ of unequal size count as they should. Started by `torchrun`, which tells each pr
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -146,6 +147,10 @@ def processes(device: torch.device) -> Iterator[Processes]:
     if n_processes() == 1:
         yield Processes(device=device)
         return
+    # Some of its functions have the group as a default argument, taken when the module is loaded, which an optimiser's
+    # first step does. Loaded while there is a group, it keeps the group for ever: its threads outlive
+    # destroy_process_group, and one that gives a tensor back while the interpreter ends aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (ValueError, RuntimeError) as error:
