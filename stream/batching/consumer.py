@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,9 +29,9 @@ from mode.utils.futures import maybe_async, notify
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases before anything is patched)
 from stream.batching.batches import FetchedBatch
-from stream.batching.fetching import Pacer, ask_for
 from stream.batching.ledger import Admission, Ledger
 from stream.batching.pace import Pace
+from stream.batching.reading import Reader, ask_for
 from stream.batching.table import BatchTable
 from stream.errors import PolytempoError
 
@@ -83,7 +83,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's "consumer thread" without the thread: the same calls, made directly on the worker's loop."""
 
     wait_for_shutdown = False
-    _pacer: Pacer | None = None
+    _reader: Reader | None = None
 
     async def start(self) -> None:
         """Connect and join nothing yet; errors propagate to the caller."""
@@ -130,26 +130,26 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     ) -> Any:
         """What was fetched. Of partitions that are recovered in bulk, records come as aiokafka's parser made them:
         another object for each, with more about it than recovery reads, is a third of the time."""
-        if self.consumer.flow_active and not (consumer._closed or consumer._fetcher._closed):
-            fetcher = consumer._fetcher
-            bulk = self.consumer.recovered_in_bulk()
-            if bulk and not _keep_parsed(fetcher, bulk) and active_partitions.isdisjoint(fetcher._records):
-                waiter = fetcher._create_fetch_waiter()
-                try:
-                    await asyncio.wait([waiter], timeout=timeout)
-                finally:
-                    waiter.cancel()
-                timeout = 0
-                _keep_parsed(fetcher, bulk)
+        fetcher = consumer._fetcher
+        if self.consumer.flow_active and not (consumer._closed or fetcher._closed):
+            reader = self._reader_of(consumer)
+            with fetcher._subscriptions.fetch_context():
+                if await reader.arrival(active_partitions, timeout or 0.0):
+                    return reader.take(active_partitions)
+            timeout = 0
+            _keep_parsed(fetcher, self.consumer.recovered_in_bulk())
         return await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
 
     def set_fetch(self, max_wait_ms: int, min_bytes: int, pace_s: float) -> None:
         """What fetch requests from now on ask for, and how soon one follows another."""
         consumer = self._ensure_consumer()
         ask_for(consumer, max_wait_ms=max_wait_ms, min_bytes=min_bytes)
-        if self._pacer is None or self._pacer.fetcher is not consumer._fetcher:
-            self._pacer = Pacer(consumer)
-        self._pacer.pace_s = pace_s
+        self._reader_of(consumer).pace_s = pace_s
+
+    def _reader_of(self, consumer: Any) -> Reader:
+        if self._reader is None or self._reader.fetcher is not consumer._fetcher:
+            self._reader = Reader(consumer, self.consumer.wanted_now)
+        return self._reader
 
     @property
     def member_generation(self) -> int:
@@ -185,15 +185,12 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 fetcher._notify(waiter)
 
 
-def _keep_parsed(fetcher: Any, tps: set[TP]) -> bool:
-    """Let what was fetched of `tps` be given out as it was parsed; whether there is any."""
-    found = False
+def _keep_parsed(fetcher: Any, tps: set[TP]) -> None:
+    """Let what was fetched of `tps` be given out as it was parsed."""
     for tp in tps:
         fetched = fetcher._records.get(tp)
         if isinstance(fetched, FetchResult) and fetched.has_more():
             vars(fetched._partition_records)["_consumer_record"] = _as_parsed
-            found = True
-    return found
 
 
 def _consumer_record(tp: TP, record: Any) -> ConsumerRecord:
@@ -300,6 +297,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if ledger is None or not ledger.active:
             return False
         return bool(ledger.n_buffered < self.transport.buffer_of[tp.topic])
+
+    def wanted_now(self) -> Collection[TP]:
+        """What may be read without aiokafka's routine: nothing while changelogs are, which it reads in bulk."""
+        recovery = self.app.tables.recovery
+        return () if not self.flow_active or recovery.in_recovery or recovery.standby_tps else self._wanted
 
     def _refresh(self) -> None:
         """Bring the (shared, live) set of wanted partitions up to date and wake the fetch if some are new."""

@@ -1,23 +1,97 @@
-"""Answers of a broker, taken where they arrive.
+"""Requests of our own on aiokafka's connections, and answers taken where they arrive.
 
 aiokafka reads a connection in a task: each answer wakes it, it takes four bytes, then the rest, then hands over what it
 has. That is a turn of the event loop and two coroutines more for each answer than it takes. Here the socket's bytes
-become answers in the callback that brings them.
+become answers in the callback that brings them, and a `Request` is told of its answer by a call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final
 
+from aiokafka import errors
 from aiokafka.conn import CloseReason
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases)
 
-__all__ = ["Frames", "take_frames"]
+__all__ = ["INT32", "Frames", "Request", "string_at", "string_of", "take_frames"]
 
-_SIZE: Final = struct.Struct(">i")
+INT32: Final = struct.Struct(">i")
+_INT16: Final = struct.Struct(">h")
+_HEADER: Final = struct.Struct(">hhi")
+
+
+class Request(ABC):
+    """A request under way.
+
+    It stands in aiokafka's connection for three at once: the request, which knows how its answer is read, the kind of
+    the answer, and the future that gets it, here by a call instead of a turn of the event loop.
+    """
+
+    __slots__ = ("RESPONSE_TYPE", "connection", "correlation_id", "since_s")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.since_s = asyncio.get_running_loop().time()
+        self.RESPONSE_TYPE = self
+        self.correlation_id = 0
+
+    def write(self, api: int, version: int, body: Sequence[bytes | bytearray]) -> None:
+        """Send it, with the header of versions that are not flexible."""
+        connection = self.connection
+        number = connection._next_correlation_id()
+        parts = [b"", _HEADER.pack(api, version, number), string_of(connection._client_id), *body]
+        parts[0] = INT32.pack(sum(map(len, parts)))
+        connection._requests.append((number, self, self))
+        connection._writer.write(b"".join(parts))
+
+    def late(self) -> None:
+        """End the connection, because the answer has not come in time."""
+        self.connection.close(reason=CloseReason.CONNECTION_TIMEOUT, exc=errors.RequestTimedOutError())
+
+    @abstractmethod
+    def answered(self, answer: bytes) -> None:
+        """The answer is there, without its header. What is raised here ends the connection."""
+
+    @abstractmethod
+    def broken(self, error: errors.KafkaError) -> None:
+        """The connection ended before the answer came."""
+
+    # what aiokafka's connection calls
+
+    def parse_response_header(self, answer: Any) -> Request:
+        (self.correlation_id,) = INT32.unpack(answer.read(INT32.size))
+        return self
+
+    def decode(self, answer: Any) -> bytes:
+        found: bytes = answer.read()
+        return found
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, answer: bytes) -> None:
+        self.answered(answer)
+
+    def set_exception(self, error: BaseException) -> None:
+        cause = error.__cause__ if isinstance(error.__cause__, errors.KafkaError) else error
+        self.broken(cause if isinstance(cause, errors.KafkaError) else errors.KafkaConnectionError(str(cause)))
+
+
+def string_of(text: str) -> bytes:
+    """A string as the protocol writes it."""
+    content = text.encode()
+    return _INT16.pack(len(content)) + content
+
+
+def string_at(answer: bytes, at: int) -> tuple[str, int]:
+    """The string that begins at `at`, and where it ends."""
+    end = at + _INT16.size + _INT16.unpack_from(answer, at)[0]
+    return answer[at + _INT16.size : end].decode(), end
 
 
 class Frames(asyncio.Protocol):
@@ -36,24 +110,24 @@ class Frames(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand over all answers that are complete now."""
         rest = self._rest
-        if rest or len(data) < _SIZE.size or len(data) != _SIZE.size + _SIZE.unpack_from(data)[0]:
+        if rest or len(data) < INT32.size or len(data) != INT32.size + INT32.unpack_from(data)[0]:
             rest += data
             start = 0
-            while len(rest) - start >= _SIZE.size:
-                size = _SIZE.unpack_from(rest, start)[0]
+            while len(rest) - start >= INT32.size:
+                size = INT32.unpack_from(rest, start)[0]
                 if size < 0:
                     self._give_up(ValueError(f"an answer of {size} bytes"))
                     return
-                end = start + _SIZE.size + size
+                end = start + INT32.size + size
                 if end > len(rest):
                     break
                 with memoryview(rest) as view:
-                    answer = bytes(view[start + _SIZE.size : end])
+                    answer = bytes(view[start + INT32.size : end])
                 start = end
                 self._hand_over(answer)
             del rest[:start]
         else:
-            self._hand_over(data[_SIZE.size :])
+            self._hand_over(data[INT32.size :])
 
     def _hand_over(self, answer: bytes) -> None:
         connection = self._connection

@@ -51,9 +51,6 @@ Prepare = Callable[[TP, int], Awaitable[None]]
 OnDone = Callable[[RecordBatch, Timings], None]
 
 _INFLIGHT: Final = 16
-_TURNS: Final = 2
-"""Turns of the event loop before the step: so many it takes until the next fetch is under way, which then comes sooner
-by the time of a step."""
 _LINGER_S: Final = 0.02
 
 
@@ -175,8 +172,6 @@ class _Run:
         while True:
             await self.wake.wait()
             self.wake.clear()
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
             while self.ready:
                 await self.slots.acquire()
                 try:

@@ -23,11 +23,10 @@ from enum import IntEnum
 from typing import Any, Final
 
 from aiokafka import errors
-from aiokafka.conn import CloseReason
 from aiokafka.structs import TopicPartition
 
 from stream.batching import private as _private  # noqa: F401  (refuses other releases)
-from stream.batching.frames import take_frames
+from stream.batching.frames import INT32, Request, string_at, string_of, take_frames
 
 __all__ = ["Lane", "Sender"]
 
@@ -90,7 +89,6 @@ class Sender:
 
     def __init__(self, client: Any, *, timeout_s: float, max_request_bytes: int) -> None:
         self._client = client
-        self._client_id = client._client_id.encode()
         self._timeout_s = timeout_s
         self._max_request_bytes = max_request_bytes
         self._loop = asyncio.get_running_loop()
@@ -185,9 +183,7 @@ class Sender:
             self._under_way[request] = None
             for queue in some:
                 queue.under_way = True
-            number = connection._next_correlation_id()
-            connection._requests.append((number, request, request))
-            connection._writer.write(_encoded(number, self._client_id, version, int(self._timeout_s * 1000), some))
+            request.write(_PRODUCE, version, _encoded(int(self._timeout_s * 1000), some))
 
     def _by_size(self, queues: list[_Queue]) -> Iterable[list[_Queue]]:
         some: list[_Queue] = []
@@ -250,12 +246,10 @@ class Sender:
                 retried.append(queue)
         self._go_on(request, retried)
 
-    def _broken(self, request: _Request, error: BaseException) -> None:
+    def _broken(self, request: _Request, error: errors.KafkaError) -> None:
         """The connection ended before the answer came; nobody knows whether the broker has the batches."""
         if self._under_way.pop(request, self) is self:
             return
-        if not isinstance(error, errors.KafkaError):
-            error = errors.KafkaConnectionError(str(error))
         logger.warning("a produce request was not answered: %s", error)
         retried = []
         for queue in request.queues:
@@ -324,7 +318,7 @@ class Sender:
         too_old_s = self._loop.time() - self._timeout_s
         for request in list(self._under_way):
             if request.since_s < too_old_s:
-                request.connection.close(reason=CloseReason.CONNECTION_TIMEOUT, exc=errors.RequestTimedOutError())
+                request.late()
         for queue in self._queues.values():
             while queue.parcels and not queue.under_way and queue.parcels[0].since_s < too_old_s:
                 self.n_failed += 1
@@ -340,83 +334,56 @@ class Sender:
         task.add_done_callback(self._tasks.discard)
 
 
-class _Request:
-    """A produce request under way.
+class _Request(Request):
+    """A produce request under way."""
 
-    It stands in aiokafka's connection for three at once: the request, which knows how its answer is read, the kind of
-    the answer, and the future that gets it, here by a call instead of a turn of the event loop.
-    """
-
-    __slots__ = ("RESPONSE_TYPE", "_sender", "_version", "connection", "correlation_id", "queues", "since_s")
+    __slots__ = ("_sender", "_version", "queues")
 
     def __init__(self, sender: Sender, connection: Any, version: int, queues: list[_Queue]) -> None:
+        super().__init__(connection)
         self._sender = sender
         self._version = version
-        self.connection = connection
         self.queues = queues
-        self.since_s = asyncio.get_running_loop().time()
-        self.RESPONSE_TYPE = self
-        self.correlation_id = 0
 
-    def parse_response_header(self, answer: Any) -> _Request:
-        (self.correlation_id,) = _INT32.unpack(answer.read(4))
-        return self
+    def answered(self, answer: bytes) -> None:
+        self._sender._answered(self, _decoded(answer, self._version))
 
-    def decode(self, answer: Any) -> dict[TopicPartition, tuple[int, int]]:
-        return _decoded(answer.read(), self._version)
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, found: dict[TopicPartition, tuple[int, int]]) -> None:
-        self._sender._answered(self, found)
-
-    def set_exception(self, error: BaseException) -> None:
-        self._sender._broken(self, error.__cause__ if isinstance(error.__cause__, errors.KafkaError) else error)
+    def broken(self, error: errors.KafkaError) -> None:
+        self._sender._broken(self, error)
 
 
 # -- the words of the protocol: https://kafka.apache.org/protocol, Produce, versions 3 to 7 ----------------------------
 
-_INT32: Final = struct.Struct(">i")
-_HEADER: Final = struct.Struct(">hhih")
 _TERMS: Final = struct.Struct(">hhi")
 _BATCH: Final = struct.Struct(">ii")
 _RESULT: Final = struct.Struct(">ihq")
 
 
-def _encoded(number: int, client_id: bytes, version: int, timeout_ms: int, queues: Sequence[_Queue]) -> bytes:
+def _encoded(timeout_ms: int, queues: Sequence[_Queue]) -> list[bytes | bytearray]:
     """A request with the first batch of each queue, acknowledged by all replicas in sync."""
     of_topic: dict[str, list[_Queue]] = {}
     for queue in queues:
         of_topic.setdefault(queue.place.topic, []).append(queue)
-    parts: list[bytes | bytearray] = [
-        _HEADER.pack(_PRODUCE, version, number, len(client_id)),
-        client_id,
-        _TERMS.pack(-1, -1, timeout_ms),  # no transaction; all replicas
-        _INT32.pack(len(of_topic)),
-    ]
+    terms = _TERMS.pack(-1, -1, timeout_ms)  # no transaction; all replicas
+    parts: list[bytes | bytearray] = [terms, INT32.pack(len(of_topic))]
     for topic, those in of_topic.items():
-        name = topic.encode()
-        parts += (struct.pack(">h", len(name)), name, _INT32.pack(len(those)))
+        parts += (string_of(topic), INT32.pack(len(those)))
         for queue in those:
             data = queue.parcels[0].data
             parts += (_BATCH.pack(queue.place.partition, len(data)), data)
-    parts.insert(0, _INT32.pack(sum(map(len, parts))))
-    return b"".join(parts)
+    return parts
 
 
 def _decoded(answer: bytes, version: int) -> dict[TopicPartition, tuple[int, int]]:
     """Of each partition, the error's code and the offset of the first record."""
     skipped = 8 if version < 5 else 16  # when it was appended; where the log begins
     found: dict[TopicPartition, tuple[int, int]] = {}
-    (n_topics,) = _INT32.unpack_from(answer)
-    at = 4
+    (n_topics,) = INT32.unpack_from(answer)
+    at = INT32.size
     for _ in range(n_topics):
-        (size,) = struct.unpack_from(">h", answer, at)
-        topic = answer[at + 2 : at + 2 + size].decode()
-        at += 2 + size
-        (n_partitions,) = _INT32.unpack_from(answer, at)
-        at += 4
+        topic, at = string_at(answer, at)
+        (n_partitions,) = INT32.unpack_from(answer, at)
+        at += INT32.size
         for _ in range(n_partitions):
             partition, code, offset = _RESULT.unpack_from(answer, at)
             found[TopicPartition(topic, partition)] = code, offset

@@ -53,7 +53,7 @@ class FetchSettings:
     idle_wait_ms: int = 500
     min_bytes: int = 1
     max_bytes: int = 50 << 20
-    pace_ms: float = 4.0
+    pace_ms: float = 3.0
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from stream.batching.fetching import ask_for
+from stream.batching.reading import ask_for
 from stream.core.activity import ActivityBatch
 from stream.core.catalogue import ItemUpdate
 from stream.core.statistics import ItemStatistics, StatisticsSpec

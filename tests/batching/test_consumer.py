@@ -100,6 +100,25 @@ def records(first: int, n: int) -> list[Any]:
     return [SimpleNamespace(offset=offset, timestamp=0, timestamp_type=0) for offset in range(first, first + n)]
 
 
+@pytest.mark.parametrize(
+    ("flow_active", "in_recovery", "standby_tps", "found"),
+    [
+        (True, False, set(), True),
+        (False, False, set(), False),
+        (True, True, set(), False),
+        (True, False, {OTHER}, False),
+    ],
+)
+def test_changelogs_are_read_by_aiokafkas_routine(
+    consumer: Any, *, flow_active: bool, in_recovery: bool, standby_tps: set[TP], found: bool
+) -> None:
+    """It reads them in bulk, and everything with them."""
+    consumer.app.tables = SimpleNamespace(recovery=SimpleNamespace(in_recovery=in_recovery, standby_tps=standby_tps))
+    consumer.flow_active = flow_active
+    consumer._wanted = {INPUT}
+    assert (consumer.wanted_now() == {INPUT}) == found
+
+
 async def test_a_fetch_becomes_one_message_with_a_batch_of_each_partition(consumer: Any) -> None:
     """It passes for the last record of the first."""
     second = TP("in", 1)

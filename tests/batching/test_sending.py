@@ -8,15 +8,13 @@ import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import errors
-from aiokafka.conn import AIOKafkaConnection, AIOKafkaProtocol, CloseReason
+from aiokafka.conn import CloseReason
 from aiokafka.protocol.admin import ApiVersionRequest, ApiVersionResponse_v0
-from aiokafka.protocol.api import RequestHeader_v1
 from aiokafka.protocol.produce import (
     ProduceRequest,
     ProduceResponse_v3,
@@ -32,6 +30,7 @@ from hypothesis import strategies as st
 from stream.batching import sending
 from stream.batching.frames import Frames
 from stream.batching.sending import Lane, Sender
+from tests.batching.lines import Clock, Line, Received
 
 A0, A1, B0, B1 = (TopicPartition(topic, partition) for topic in "ab" for partition in (0, 1))
 TIMEOUT_S = 30.0
@@ -65,83 +64,13 @@ class Asked:
         but: Iterable[TopicPartition] = (),
     ) -> None:
         """Error codes are 0 and offsets 7 where nothing else is said; `but` are left out."""
-        assert self.line.connection._requests[0][0] == self.number, "a broker answers in the order of requests"
         topics = defaultdict(list)
         for place in self.batches:
             if place not in but:
                 result = place.partition, (codes or {}).get(place, 0), (offsets or {}).get(place, 7), -1
                 topics[place.topic].append(result if self.version < 5 else (*result, 0))
         self.answered = True
-        self.line.bring(struct.pack(">i", self.number) + ANSWERS[self.version](list(topics.items()), 0).encode())
-
-
-class Line(asyncio.Transport):
-    """The socket of one of aiokafka's connections; its other end is the test."""
-
-    def __init__(self, world: World, node: int, lane: int, versions: tuple[int, int] | None) -> None:
-        super().__init__()
-        loop = asyncio.get_running_loop()
-        self.node, self.lane = node, lane
-        self.others: list[int] = []
-        self.closed_for: list[CloseReason] = []
-        self._world = world
-        self._closing = False
-        self.connection = connection = AIOKafkaConnection("broker", 9092, on_close=self._on_close)
-        connection._versions = {18: (0, 0)} | ({} if versions is None else {0: versions})
-        connection._closed_fut = loop.create_future()
-        connection._reader = asyncio.StreamReader(loop=loop)
-        self.protocol: Any = AIOKafkaProtocol(connection._closed_fut, connection._reader, loop=loop)
-        self.protocol.connection_made(self)
-        connection._protocol = self.protocol
-        connection._writer = asyncio.StreamWriter(self, self.protocol, connection._reader, loop)
-        connection._read_task = connection._create_reader_task()
-
-    def _on_close(self, _connection: Any, reason: CloseReason) -> None:
-        self.closed_for.append(reason)
-        if reason in {CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT}:
-            self._world.client.force_metadata_update()
-
-    # what aiokafka and the sender see
-    def set_protocol(self, protocol: Any) -> None:
-        self.protocol = protocol
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def write(self, data: Any) -> None:
-        if self._closing:  # as a socket that is gone
-            return
-        buffer = BytesIO(data)
-        (size,) = struct.unpack(">i", buffer.read(4))
-        assert size == len(data) - 4
-        api, version, number, client_id = RequestHeader_v1.SCHEMA.decode(buffer)
-        if api != 0:
-            self.others.append(number)
-            return
-        request = ProduceRequest._CLASSES[version].decode(buffer)
-        assert (request.transactional_id, request.required_acks, buffer.read()) == (None, -1, b"")
-        batches = {TopicPartition(topic, p): batch for topic, those in request.topics for p, batch in those}
-        assert len(batches) == sum(len(those) for _, those in request.topics)
-        self._world.written.append(data)
-        self._world.asked.append(Asked(self, number, version, client_id, request.timeout, batches))
-
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
-
-    # what the broker does
-    def bring(self, answer: bytes) -> None:
-        self.protocol.data_received(struct.pack(">i", len(answer)) + answer)
-
-    def end(self) -> None:
-        """The broker closes its side."""
-        self.protocol.eof_received()
-
-    def reset(self) -> None:
-        """The network breaks."""
-        self._closing = True
-        self.protocol.connection_lost(ConnectionResetError("reset"))
+        self.line.answer(self.number, ANSWERS[self.version](list(topics.items()), 0).encode())
 
 
 class FakeClient:
@@ -149,7 +78,6 @@ class FakeClient:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._client_id = "client"
         self._conns: dict[tuple[int, int], Any] = {}
         self.leaders: dict[TopicPartition, int | None] = defaultdict(lambda: 1)
         self.news: dict[TopicPartition, int | None] = {}
@@ -196,9 +124,8 @@ class World:
     """A sender, its client, and brokers that answer when told to; it has the time of its event loop."""
 
     def __init__(self) -> None:
-        self._loop: Any = asyncio.get_running_loop()
-        self._now_s = 1_000.0
-        self._loop.time = lambda: self._now_s
+        self.clock = Clock()
+        self.others: list[int] = []
         self.client = FakeClient(self)
         self.lines: list[Line] = []
         self.asked: list[Asked] = []
@@ -207,10 +134,22 @@ class World:
         self.sender = Sender(self.client, timeout_s=TIMEOUT_S, max_request_bytes=MAX_BYTES)
 
     def connect(self, node: int = 1, lane: int = Lane.FIRST) -> Line:
-        line = Line(self, node, lane, self.client.versions)
+        versions = {18: (0, 0)} | ({} if self.client.versions is None else {0: self.client.versions})
+        line = Line(node, lane, versions, self._received, self.client.force_metadata_update)
         self.lines.append(line)
         self.client._conns[node, lane] = line.connection
         return line
+
+    def _received(self, line: Line, request: Received) -> None:
+        if request.api != 0:
+            self.others.append(request.number)
+            return
+        asked = ProduceRequest._CLASSES[request.version].decode(request.body)
+        assert (asked.transactional_id, asked.required_acks, request.body.read()) == (None, -1, b"")
+        batches = {TopicPartition(topic, p): batch for topic, those in asked.topics for p, batch in those}
+        assert len(batches) == sum(len(those) for _, those in asked.topics)
+        self.written.append(request.data)
+        self.asked.append(Asked(line, request.number, request.version, request.client_id, asked.timeout, batches))
 
     def put(self, place: TopicPartition, data: bytes | bytearray, lane: Lane = Lane.FIRST) -> asyncio.Future[int]:
         return self.sender.put(place.topic, place.partition, data, lane)
@@ -231,23 +170,18 @@ class World:
 
     async def settle(self) -> None:
         """Let everything that can run, run."""
-        for _ in range(12):
-            await asyncio.sleep(0)
+        await self.clock.settle()
 
     async def wait(self, seconds: float) -> None:
-        """Let time pass, and whatever rings in it ring at its time."""
-        until_s = self._now_s + seconds
-        await self.settle()
-        while self._now_s < until_s:
-            self._now_s = min(until_s, self._now_s + 0.5)
-            await self.settle()
+        """Let time pass."""
+        await self.clock.wait(seconds)
 
     async def close(self) -> None:
         self.sender.close()
         for line in self.lines:
             line.connection.close()
         await self.settle()
-        del self._loop.time
+        self.clock.stop()
 
 
 @pytest.fixture
@@ -292,10 +226,10 @@ def test_a_request_is_what_aiokafka_writes(
     batches: dict[TopicPartition, bytes], version: int, client_id: str, *, mutable: bool
 ) -> None:
     async def scenario(world: World) -> None:
-        world.client._client_id = client_id
         world.client.versions = (0, version)
         sender = Sender(world.client, timeout_s=12.5, max_request_bytes=MAX_BYTES)
         line = world.connect()
+        line.connection._client_id = client_id
         for place, data in batches.items():
             sender.put(place.topic, place.partition, bytearray(data) if mutable else data)
         sender.flush()
@@ -467,7 +401,7 @@ async def test_answers_count_as_well_while_aiokafka_still_reads_the_connection(w
     versions = asyncio.ensure_future(line.connection.send(ApiVersionRequest()))
     await world.settle()
     (first,) = world.send((A0, b"1"))
-    line.bring(struct.pack(">i", *line.others) + ApiVersionResponse_v0(0, []).encode())
+    line.bring(struct.pack(">i", *world.others) + ApiVersionResponse_v0(0, []).encode())
     await world.settle()
     world.arrived()[0].answer()
     await world.settle()
@@ -560,7 +494,7 @@ async def test_what_may_pass_is_tried_again_until_the_batch_is_too_old(world: Wo
 
 async def test_a_batch_that_is_too_old_is_not_tried_again(world: World) -> None:
     delivered = world.send((A0, b"1"))
-    world._now_s += TIMEOUT_S + 0.1  # the answer is there before anybody looks
+    world.clock.now_s += TIMEOUT_S + 0.1  # the answer is there before anybody looks
     world.arrived()[0].answer({A0: 7})
     assert failure(delivered[0])[0] is errors.RequestTimedOutError
     await world.wait(1.0)
@@ -692,7 +626,7 @@ async def test_what_was_answered_before_the_break_is_not_sent_again(world: World
 
 async def test_a_break_fails_what_is_too_old(world: World) -> None:
     (delivered,) = world.send((A0, b"1"))
-    world._now_s += TIMEOUT_S + 0.1
+    world.clock.now_s += TIMEOUT_S + 0.1
     world.arrived()[0].line.reset()
     assert failure(delivered)[0] is errors.KafkaConnectionError
     await world.wait(BACKOFF_S)
