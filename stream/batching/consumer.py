@@ -31,7 +31,7 @@ from stream.batching import private as _private  # noqa: F401  (refuses other re
 from stream.batching.batches import FetchedBatch
 from stream.batching.ledger import Admission, Ledger
 from stream.batching.pace import Pace
-from stream.batching.reading import Reader, ask_for
+from stream.batching.reading import Reader, ask_for, keep_parsed
 from stream.batching.table import BatchTable
 from stream.errors import PolytempoError
 
@@ -128,8 +128,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _fetch_records(
         self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
     ) -> Any:
-        """What was fetched. Of partitions that are recovered in bulk, records come as aiokafka's parser made them:
-        another object for each, with more about it than recovery reads, is a third of the time."""
+        """What was fetched; of partitions that are recovered in bulk, records come as aiokafka's parser made them."""
         fetcher = consumer._fetcher
         if self.consumer.flow_active and not (consumer._closed or fetcher._closed):
             reader = self._reader_of(consumer)
@@ -137,7 +136,9 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 if await reader.arrival(active_partitions, timeout or 0.0):
                     return reader.take(active_partitions)
             timeout = 0
-            _keep_parsed(fetcher, self.consumer.recovered_in_bulk())
+            for tp in self.consumer.recovered_in_bulk():
+                if isinstance(fetched := fetcher._records.get(tp), FetchResult):
+                    keep_parsed(fetched)
         return await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
 
     def set_fetch(self, max_wait_ms: int, min_bytes: int, pace_s: float) -> None:
@@ -148,7 +149,7 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _reader_of(self, consumer: Any) -> Reader:
         if self._reader is None or self._reader.fetcher is not consumer._fetcher:
-            self._reader = Reader(consumer, self.consumer.wanted_now)
+            self._reader = Reader(consumer, self.consumer.wanted_now, self.consumer.recovered_in_bulk)
         return self._reader
 
     @property
@@ -185,24 +186,12 @@ class LoopConsumer(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 fetcher._notify(waiter)
 
 
-def _keep_parsed(fetcher: Any, tps: set[TP]) -> None:
-    """Let what was fetched of `tps` be given out as it was parsed."""
-    for tp in tps:
-        fetched = fetcher._records.get(tp)
-        if isinstance(fetched, FetchResult) and fetched.has_more():
-            vars(fetched._partition_records)["_consumer_record"] = _as_parsed
-
-
 def _consumer_record(tp: TP, record: Any) -> ConsumerRecord:
     """A record as aiokafka gives it out, whichever it is."""
     if isinstance(record, ConsumerRecord):
         return record
     stamp = record.timestamp, record.timestamp_type
     return ConsumerRecord(*tp, record.offset, *stamp, record.key, record.value, None, -1, -1, tuple(record.headers))
-
-
-def _as_parsed(_tp: TP, record: Any) -> Any:
-    return record
 
 
 def _message(batches: Sequence[FetchedBatch]) -> BatchMessage:
@@ -299,9 +288,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return bool(ledger.n_buffered < self.transport.buffer_of[tp.topic])
 
     def wanted_now(self) -> Collection[TP]:
-        """What may be read without aiokafka's routine: nothing while changelogs are, which it reads in bulk."""
-        recovery = self.app.tables.recovery
-        return () if not self.flow_active or recovery.in_recovery or recovery.standby_tps else self._wanted
+        """What may be read without aiokafka's routine: nothing while tables are recovered."""
+        return () if not self.flow_active or self.app.tables.recovery.in_recovery else self._wanted
 
     def _refresh(self) -> None:
         """Bring the (shared, live) set of wanted partitions up to date and wake the fetch if some are new."""

@@ -84,6 +84,23 @@ def stop_before_the_changelog(app_id: str, at: int) -> None:
     settling.put = put_late
 
 
+def count_fetches(app: faust.App) -> None:
+    """Say when the reader got records by itself, and whenever aiokafka fetched for it."""
+    consumer = app.consumer._thread
+    reader = consumer._reader_of(consumer._ensure_consumer())
+    arrived, fetch = reader.arrived, reader._fetch
+
+    def arrived_here(*args: Any) -> None:
+        print("read", flush=True)
+        arrived(*args)
+
+    async def fetched(*args: Any) -> Any:
+        print("fetched", flush=True)
+        return await fetch(*args)
+
+    reader.arrived, reader._fetch = arrived_here, fetched
+
+
 def make_app(args: argparse.Namespace) -> faust.App:
     """The app of `args`, with its table and agent."""
     settings = {
@@ -113,6 +130,8 @@ def make_app(args: argparse.Namespace) -> faust.App:
         stop_before_the_changelog(app.conf.id, args.stop_at)
 
     async def run(stream: Any) -> None:
+        if args.count_fetches:
+            count_fetches(app)
         await run_batches(app, stream, table, one_by_one(checked_step), prepare=prepare)
 
     app.agent(events, name="worker")(run)
@@ -135,6 +154,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--filler-bytes", type=int, default=0)
     parser.add_argument("--fail-at", type=int, default=None)
     parser.add_argument("--stop-at", type=int, default=None, help="stop, with SIGSTOP, before logging such a state")
+    parser.add_argument("--count-fetches", action="store_true", help="a line for each, and who made it")
     return parser.parse_args(argv)
 
 

@@ -101,19 +101,12 @@ def records(first: int, n: int) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("flow_active", "in_recovery", "standby_tps", "found"),
-    [
-        (True, False, set(), True),
-        (False, False, set(), False),
-        (True, True, set(), False),
-        (True, False, {OTHER}, False),
-    ],
+    ("flow_active", "in_recovery", "found"), [(True, False, True), (False, False, False), (True, True, False)]
 )
-def test_changelogs_are_read_by_aiokafkas_routine(
-    consumer: Any, *, flow_active: bool, in_recovery: bool, standby_tps: set[TP], found: bool
+def test_a_recovery_is_left_to_aiokafkas_routine(
+    consumer: Any, *, flow_active: bool, in_recovery: bool, found: bool
 ) -> None:
-    """It reads them in bulk, and everything with them."""
-    consumer.app.tables = SimpleNamespace(recovery=SimpleNamespace(in_recovery=in_recovery, standby_tps=standby_tps))
+    consumer.app.tables = SimpleNamespace(recovery=SimpleNamespace(in_recovery=in_recovery))
     consumer.flow_active = flow_active
     consumer._wanted = {INPUT}
     assert (consumer.wanted_now() == {INPUT}) == found

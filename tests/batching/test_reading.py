@@ -19,7 +19,7 @@ from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
 from aiokafka.protocol import fetch
 from aiokafka.protocol.fetch import FetchRequest, FetchResponse_v11
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,6 +95,7 @@ class World:
     """Brokers that it has asked itself."""
     n_metadata: int = 0
     wanted: set[TopicPartition] = field(default_factory=lambda: set(PLACES))
+    parsed: set[TopicPartition] = field(default_factory=set)
     _n_seen: int = 0
     _next: dict[TopicPartition, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -115,7 +116,7 @@ class World:
             max_partition_fetch_bytes=1_000_000,
             auto_offset_reset="earliest",
         )
-        self.reader = Reader(SimpleNamespace(_fetcher=self.fetcher), lambda: self.wanted)
+        self.reader = Reader(SimpleNamespace(_fetcher=self.fetcher), lambda: self.wanted, lambda: self.parsed)
 
     # what the fetcher asks of its client
 
@@ -267,6 +268,20 @@ async def test_records_are_what_aiokafka_makes_of_them(world: World) -> None:
     ((record,),) = (await world.records()).values()
     assert (record.topic, record.partition, record.offset, record.timestamp, record.key) == ("a", 0, 0, 1_000, b"key")
     assert (record.value, record.headers) == (b"a0:0:", ())
+
+
+async def test_records_may_be_had_as_they_were_parsed(world: World) -> None:
+    """Of a changelog, say; the others are as always."""
+    world.parsed = {A0}
+    assignment = world.assign(A0, B0)
+    await world.clock.settle()
+    for tp in (A0, B0):
+        world.append(tp, 2)
+    world.answer()
+    found = await world.records()
+    assert [isinstance(record, ConsumerRecord) for record in found[A0] + found[B0]] == [False, False, True, True]
+    assert [(record.offset, record.value) for record in found[A0]] == [(0, b"a0:0:"), (1, b"a0:1:")]
+    assert assignment.state_value(A0).position == 2
 
 
 async def test_requests_ask_for_what_the_fetcher_is_told_to_ask_for(world: World) -> None:

@@ -37,6 +37,21 @@ async def test_every_event_has_its_output_and_every_state_is_right(setup: Setup)
     assert await worker.stop() == 0
 
 
+async def test_while_nothing_happens_aiokafkas_routine_is_not_asked(setup: Setup) -> None:
+    """The reader fetches by itself, and what it reads is right; a few fetches before it has begun are aiokafka's."""
+    worker = setup.worker("a", "--count-fetches")
+    await worker.ready()
+    await feed(setup, 1_000)
+    await caught_up(setup)
+    n_before = worker.said().count("fetched\n")
+    await feed(setup, 1_000, rate=1_000, start=1_000)
+    await caught_up(setup)
+    said = worker.said()
+    assert said.count("read\n") > 5
+    assert said.count("fetched\n") - n_before < said.count("read\n") / 2
+    assert (await audit(setup)).sound
+
+
 async def test_a_graceful_stop_commits_and_the_next_start_recovers_and_goes_on(setup: Setup) -> None:
     """Stopped in the middle of the stream: nothing repeated, states from the changelog."""
     feeding = asyncio.ensure_future(feed(setup, 20_000, rate=10_000))
