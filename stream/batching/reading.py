@@ -81,6 +81,8 @@ class Reader:
 
     Attributes:
         pace_s: see above.
+        fetcher: aiokafka's, whose routine it stands in for.
+        waiting: records that have arrived and were not taken.
     """
 
     def __init__(
@@ -239,10 +241,9 @@ class _Reading:
         asked = asked[turn:] + asked[:turn]
         self._asked = dict(asked)
         self._n_sent += 1
-        fetcher = self.reader.fetcher
         request = self._request = _Request(self, self.connection)
         self.reader.sent(self.node, request.since_s)
-        request.write(_FETCH, _VERSION, _encoded(fetcher, asked))
+        request.write(_FETCH, _VERSION, _encoded(self.reader.fetcher, asked))
 
     def askable(self) -> list[tuple[TopicPartition, int]]:
         """Partitions and their positions; none where aiokafka has something to do, or nothing is wanted."""
@@ -316,12 +317,9 @@ class _Reading:
 
     def _look(self) -> None:
         """End a connection that does not answer."""
-        self._look_at = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
-        request = self._request
-        if (
-            request is not None
-            and request.since_s + self.connection._request_timeout < asyncio.get_running_loop().time()
-        ):
+        loop, request = asyncio.get_running_loop(), self._request
+        self._look_at = loop.call_later(_LOOK_S, self._look)
+        if request is not None and request.since_s + self.connection._request_timeout < loop.time():
             request.late()
 
 
