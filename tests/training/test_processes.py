@@ -73,7 +73,6 @@ def part(argument: str) -> None:
     """What each process of the test below does: one training after the other."""
     torch.set_num_threads(1)
     with processes(torch.device("cpu")) as group:
-        assert group_threads(), "these are what is looked for afterwards"
         for task in json.loads(argument):
             checkpoint = None if task["checkpoint"] is None else Path(task["checkpoint"])
             try:
@@ -82,6 +81,7 @@ def part(argument: str) -> None:
                 continue
             content = {"model": model.state_dict(), "losses": fitted.losses}
             torch.save(content, f"{task['out']}.{group.rank}")
+        assert group_threads(), "these are what is looked for afterwards"
     assert not group_threads(), "a thread of the group that runs while the interpreter ends may abort the process"
 
 
